@@ -1,0 +1,2 @@
+// Package dagcbor turns the DAG-CBOR of atproto into JSON, bytes to bytes.
+package dagcbor

@@ -1,0 +1,157 @@
+package repo
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/maphash"
+
+	"slipstream/pkg/dagcbor"
+)
+
+// A CAR, version 1, is a header and then any number of blocks:
+//
+//	varint  length of the header
+//	        header, DAG-CBOR: version and roots
+//	varint  length of CID and data together  \
+//	        CID                               | repeated
+//	        data                             /
+
+// carReader yields the blocks of a CAR one after another.
+type carReader struct {
+	rest    []byte
+	damaged bool // what is left cannot be read
+}
+
+// openCAR skips the header, which has nothing that we need.
+func openCAR(b []byte) carReader {
+	r := carReader{rest: b}
+	if r.section() == nil {
+		r.damaged = true
+	}
+	return r
+}
+
+// section cuts off the next length-prefixed run of bytes; nil if there is none.
+func (r *carReader) section() []byte {
+	n, size := binary.Uvarint(r.rest)
+	if size <= 0 || n > uint64(len(r.rest)-size) {
+		r.damaged = true
+		return nil
+	}
+	end := size + int(n)
+	b := r.rest[size:end:end]
+	r.rest = r.rest[end:]
+	return b
+}
+
+// next returns the next block whose CID is of the kind that atproto has; others cannot be
+// asked for and are passed over.
+func (r *carReader) next() (cid dagcbor.CID, data []byte, ok bool) {
+	for len(r.rest) > 0 && !r.damaged {
+		b := r.section()
+		c, n, err := dagcbor.ParseCID(b)
+		if err == nil {
+			return c, b[n:], true
+		}
+	}
+	return nil, nil, false
+}
+
+// wanted is the set of blocks that a commit's ops name: a hash table with open addressing
+// that is filled from the ops and then held against each block of the CAR, so that the
+// work is their sum, never their product. The hash is seeded, because the CIDs are chosen
+// by strangers. Each block is verified once, however many ops name it.
+type wanted struct {
+	blocks []block
+	slots  []int32 // 1 + index into blocks; 0 is free; the length is a power of two
+}
+
+type block struct {
+	cid   dagcbor.CID
+	data  []byte
+	found bool
+	state verdict
+}
+
+type verdict uint8
+
+const (
+	unchecked verdict = iota
+	good
+	mismatch
+)
+
+var seed = maphash.MakeSeed()
+
+// reset empties w and makes room for n blocks.
+func (w *wanted) reset(n int) {
+	w.blocks = w.blocks[:0]
+	size := 4
+	for size < 2*n {
+		size *= 2
+	}
+	if cap(w.slots) < size {
+		w.slots = make([]int32, size)
+		return
+	}
+	w.slots = w.slots[:size]
+	clear(w.slots)
+}
+
+// slot returns where c is, or where it would go.
+func (w *wanted) slot(c dagcbor.CID) *int32 {
+	mask := uint64(len(w.slots) - 1)
+	for i := maphash.Bytes(seed, c) & mask; ; i = (i + 1) & mask {
+		s := &w.slots[i]
+		if *s == 0 || bytes.Equal(w.blocks[*s-1].cid, c) {
+			return s
+		}
+	}
+}
+
+func (w *wanted) add(c dagcbor.CID) {
+	if s := w.slot(c); *s == 0 {
+		w.blocks = append(w.blocks, block{cid: c})
+		*s = int32(len(w.blocks))
+	}
+}
+
+// collect takes the wanted blocks from a CAR, and reports whether it was read to its end.
+// Where a CAR repeats a CID the first block counts.
+func (w *wanted) collect(car []byte) (whole bool) {
+	r := openCAR(car)
+	missing := len(w.blocks)
+	for missing > 0 {
+		c, data, ok := r.next()
+		if !ok {
+			break
+		}
+		s := *w.slot(c)
+		if s == 0 {
+			continue
+		}
+		if b := &w.blocks[s-1]; !b.found {
+			b.data, b.found = data, true
+			missing--
+		}
+	}
+	return !r.damaged
+}
+
+// record returns the verified block of a CID that was added.
+func (w *wanted) record(c dagcbor.CID) ([]byte, Fault) {
+	b := &w.blocks[*w.slot(c)-1]
+	if !b.found {
+		return nil, FaultMissingBlock
+	}
+	if b.state == unchecked {
+		b.state = mismatch
+		if c.Matches(b.data) {
+			b.state = good
+		}
+	}
+	if b.state == mismatch {
+		return nil, FaultCIDMismatch
+	}
+	return b.data, 0
+}

@@ -49,10 +49,9 @@ func appendItem(dst, data []byte, record bool) (out []byte, canonical bool, err 
 
 // appendUnsorted starts over, this time keeping the keys of each map it is in. A map in
 // order cannot repeat a key without the repetition standing side by side, so nearly all
-// records never come here; one that does costs at most twice as much.
+// records never come here; one that does costs at most twice as much, and an allocation.
 func appendUnsorted(dst, data []byte, record bool) (out []byte, canonical bool, err error) {
-	var small [64]span
-	t := transcoder{s: Scanner{b: data}, record: record, unsorted: true, keys: small[:0]}
+	t := transcoder{s: Scanner{b: data}, record: record, unsorted: true, keys: make([]span, 0, 64)}
 	out, err = t.item(dst)
 	if err != nil {
 		return dst, false, err
@@ -71,7 +70,7 @@ type transcoder struct {
 type span struct{ start, end uint32 }
 
 func (t *transcoder) item(dst []byte) ([]byte, error) {
-	if t.record && len(t.s.b) > 0 && t.s.b[0]>>5 != majorMap {
+	if t.record && t.s.Len() > 0 && !t.s.next(majorMap) {
 		return dst, fail(ReasonNotAMap, 0)
 	}
 	dst, err := t.value(dst, 0)
@@ -325,13 +324,18 @@ func isBlob(s Scanner, n uint64) bool {
 				return false
 			}
 		case "ref":
-			if entries, notMap := s.Map(); notMap != nil {
+			if s.next(majorTag) {
 				_, err = s.CID()
-			} else if k, _ := s.str(majorText); entries != 1 || string(k) != "$link" {
-				return false
-			} else {
-				_, err = s.str(majorText)
+				break
 			}
+			entries, notMap := s.Map()
+			if notMap != nil || entries != 1 {
+				return false
+			}
+			if k, _ := s.str(majorText); string(k) != "$link" {
+				return false
+			}
+			_, err = s.str(majorText)
 		default:
 			return false
 		}

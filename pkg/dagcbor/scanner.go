@@ -196,7 +196,7 @@ func (s *Scanner) Skip() error { return s.skip(0) }
 
 func (s *Scanner) skip(depth int) error {
 	start := s.off
-	if start < len(s.b) && s.b[start]>>5 == majorSimple {
+	if s.next(majorSimple) {
 		return s.skipSimple()
 	}
 	major, arg, err := s.head()
@@ -262,6 +262,11 @@ func simpleReason(v uint64) Reason {
 		return ReasonUndefined
 	}
 	return ReasonSimpleValue
+}
+
+// next reports whether the next item is of the given major type.
+func (s *Scanner) next(major byte) bool {
+	return s.off < len(s.b) && s.b[s.off]>>5 == major
 }
 
 // expect reads a head of the given major type and returns its argument.

@@ -22,11 +22,12 @@ type carReader struct {
 	damaged bool // what is left cannot be read
 }
 
-// openCAR skips the header, which has nothing that we need.
+// openCAR skips the header, which has nothing that we need. No CAR at all, as in commits
+// that are too big, is one without blocks.
 func openCAR(b []byte) carReader {
 	r := carReader{rest: b}
-	if r.section() == nil {
-		r.damaged = true
+	if len(b) > 0 {
+		r.section()
 	}
 	return r
 }
@@ -85,6 +86,7 @@ var seed = maphash.MakeSeed()
 
 // reset empties w and makes room for n blocks.
 func (w *wanted) reset(n int) {
+	clear(w.blocks) // so that they keep no old message in memory
 	w.blocks = w.blocks[:0]
 	size := 4
 	for size < 2*n {

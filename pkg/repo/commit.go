@@ -60,6 +60,7 @@ type Commit struct {
 
 // Parse reads the body of a #commit message into c.
 func (c *Commit) Parse(body []byte) error {
+	clear(c.Ops) // so that they keep no old message in memory
 	*c = Commit{Ops: c.Ops[:0], wanted: c.wanted}
 	var blocks []byte
 	r := open(body)

@@ -1,0 +1,30 @@
+// Package event is the product's wire contract: what one event looks like to a
+// consumer, byte for byte.
+//
+// An event is rendered once, while its firehose frame is decoded, into the form
+// in which every v1 consumer receives it: a websocket text frame.
+//
+//	frame    = header payload
+//	header   = 0x81 length            server frames are not masked, so these bytes
+//	                                  are the same for every consumer
+//	payload  = {"did":"<did>","time_us":<16 digits>,"kind":"<kind>",<body>}
+//
+//	commit   = "commit":{"rev":"…","operation":"create|update|delete",
+//	           "collection":"…","rkey":"…"[,"record":{…},"cid":"…"]}
+//	identity = "identity":{"did":"…"[,"handle":"…"],"seq":N,"time":"…"}
+//	account  = "account":{"active":B,"did":"…","seq":N[,"status":"…"],"time":"…"}
+//	sync     = "sync":{…the upstream object…}   not sent on v1, hence never framed
+//
+// time_us is not known before the sequencer has seen the event, but its width
+// is: 16 digits from September 2001 to November 2286, and [Epoch] is the floor.
+// So the payload is rendered with a gap and [SetCursor] fills it in. The order of
+// keys is fixed: what stands before the record can be found by its length, which
+// is how the second wire takes its parts out of a v1 frame without parsing JSON.
+//
+// A DID, collection, rkey or rev that reaches this package has been checked by
+// package repo against a character set that needs no escaping in JSON.
+//
+// [Compressor] makes the compressed form: one stand-alone zstd frame per payload,
+// with a dictionary and its id. libzstd does it where cgo is available, klauspost's
+// Go encoder where it is not; the two read each other's frames.
+package event

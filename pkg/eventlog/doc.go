@@ -1,0 +1,48 @@
+// Package eventlog is the heart of Slipstream: the ordered log of the last day's
+// events, in memory and on disk, that ingest appends to and every consumer reads.
+//
+// # One idea
+//
+// A [Chunk] is a short run of consecutive events, sealed once, and the unit of
+// everything: committed in one batch, broadcast by reference, replayed as it is. The
+// log neither looks into payloads nor makes them; it knows each event's [Entry]:
+// cursor, kind, DID, collection, and where the event ends in each payload.
+//
+// # One reader
+//
+// A reader's position is a cursor, and [Log.Next] is the only way to read: it returns
+// the chunk that holds the first event after that position, from the window in
+// memory if it is there, from Pebble if it is older. There is no replay mode. A
+// reader that is caught up gets a channel that closes at the next append.
+//
+// # Durable before visible
+//
+// [Log.Append] writes chunks and the upstream checkpoint in one synced batch and only
+// then shows them to readers. So what anyone has seen stays on disk under the same
+// cursor until retention takes it, and the checkpoint is never ahead of the events.
+// A crash between the two loses nothing: the relay is asked again from the checkpoint.
+//
+// # Layout
+//
+// Keys, all big-endian so that Pebble's order is the log's:
+//
+//	'i' <cursor of the chunk's last event, 8 bytes>   header and index, see chunk.go
+//	'j' <the same>                                    json: v1 text frames, back to back
+//	'z' <the same>                                    zstd: v1 binary frames, back to back
+//	'x' <the same>                                    extra: payloads that v1 does not have
+//	'm' "format"       the version of this layout, one byte
+//	'm' "last"         the greatest cursor ever given out, 8 bytes
+//	'm' "trimmed"      the greatest cursor that retention has removed, 8 bytes
+//	'm' "checkpoint"   what the last Append was given, as it was
+//
+// Keyed by its last event, a chunk is found by one SeekGE of position+1, and several
+// small ones can later be merged into the last one's key without moving a cursor. The
+// index has a key of its own, so that a filter that wants nothing of a chunk costs no
+// read of its payloads. An empty payload has no key.
+//
+// # The store's faults
+//
+// Too little free space is a state: Append waits, saying so once, until there is room
+// again, because Pebble's answer to ENOSPC in its WAL is fatal to the handle. Any
+// other fault of Pebble's, its Fatalf included, comes out of [Log.Run] as an error.
+package eventlog

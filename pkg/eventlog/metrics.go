@@ -1,0 +1,97 @@
+package eventlog
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"slipstream/pkg/event"
+)
+
+type metrics struct {
+	events *prometheus.CounterVec
+	bytes  *prometheus.CounterVec
+	chunks prometheus.Counter
+	commit prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
+	m := &metrics{
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "slipstream_events_total", Help: "Events appended to the log.",
+		}, []string{"kind"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "slipstream_event_bytes_total", Help: "Bytes appended to the log, before Pebble's compression.",
+		}, []string{"form"}),
+		chunks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "slipstream_chunks_total", Help: "Chunks appended to the log.",
+		}),
+		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "slipstream_commit_seconds", Help: "Time of one synced commit to the store.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 12),
+		}),
+	}
+	if reg == nil {
+		return m
+	}
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	age := func(c event.Cursor) float64 {
+		if c == 0 {
+			return 0
+		}
+		return time.Since(c.Time()).Seconds()
+	}
+	reg.MustRegister(m.events, m.bytes, m.chunks, m.commit,
+		gauge("slipstream_last_cursor", "Cursor of the newest event, unix microseconds; 0: none yet.",
+			func() float64 { return float64(l.Last()) }),
+		gauge("slipstream_replay_seconds", "How far back a consumer can replay: the age of the oldest event.",
+			func() float64 { return age(l.Oldest()) }),
+		gauge("slipstream_last_event_age_seconds", "Age of the newest event; 0: none yet.",
+			func() float64 { return age(l.Last()) }),
+		gauge("slipstream_window_bytes", "Memory taken by the newest events.",
+			func() float64 { return float64(l.current.Load().bytes) }),
+		gauge("slipstream_replay_cache_bytes", "Memory taken by events that were read from disk.",
+			func() float64 { return float64(l.cache.size()) }),
+		gauge("slipstream_store_disk_bytes", "Disk space that the store takes.",
+			func() float64 {
+				l.closing.RLock()
+				defer l.closing.RUnlock()
+				if l.closed {
+					return 0
+				}
+				return float64(l.store.db.Metrics().DiskSpaceUsage())
+			}),
+		gauge("slipstream_disk_full", "1 while ingest waits for free disk space.",
+			func() float64 {
+				if l.Full() {
+					return 1
+				}
+				return 0
+			}),
+	)
+	return m
+}
+
+func (m *metrics) appended(chunks []*Chunk) {
+	var kinds [event.KindSync + 1]int
+	var size [forms]int
+	for _, c := range chunks {
+		for i := range c.Entries {
+			kinds[min(c.Entries[i].Kind, event.KindSync)]++
+		}
+		for f := range forms {
+			size[f] += c.Size(f)
+		}
+	}
+	for k, n := range kinds {
+		if n > 0 {
+			m.events.WithLabelValues(event.Kind(k).String()).Add(float64(n))
+		}
+	}
+	for f, name := range [forms]string{JSON: "json", Zstd: "zstd", Extra: "extra"} {
+		m.bytes.WithLabelValues(name).Add(float64(size[f]))
+	}
+	m.chunks.Add(float64(len(chunks)))
+}

@@ -1,0 +1,398 @@
+package firehose
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config configures a Client. Only URL is required.
+type Config struct {
+	// URL of the endpoint, complete: see ParseURL.
+	URL string
+	// UserAgent is sent with the handshake.
+	UserAgent string
+	// MaxMessage is the size in bytes above which a message is dropped. Default 16 MiB:
+	// a commit's blocks are at most 2 MB by the lexicon.
+	MaxMessage int
+	// PingInterval is how often the relay is pinged; it has as long again to answer
+	// before the connection counts as dead. Default 30 s. A relay that has nothing to
+	// send but answers is alive.
+	PingInterval time.Duration
+	// MinBackoff and MaxBackoff bound the pause before another attempt to connect.
+	// Default 500 ms and 30 s.
+	MinBackoff, MaxBackoff time.Duration
+	Logger                 *slog.Logger          // nil: none
+	Registerer             prometheus.Registerer // nil: none
+}
+
+// Start says where a stream begins.
+type Start struct {
+	Live   bool // at the relay's newest frame; Cursor is not used
+	Cursor Seq  // after this seq; 0: at the relay's oldest frame
+	Known  bool // Cursor is a seq that this relay has sent before, so what it sends first is held against it
+}
+
+// Client is one upstream.
+type Client struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+
+	connected atomic.Bool
+	changed   atomic.Int64 // unix ns of the last change of connected
+}
+
+// ParseURL completes what a person types to a full endpoint: scheme wss, path
+// /xrpc/com.atproto.sync.subscribeRepos.
+func ParseURL(s string) (string, error) {
+	if !strings.Contains(s, "://") {
+		s = "wss://" + s
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return "", errors.New("not a URL")
+	}
+	switch u.Scheme {
+	case "https":
+		u.Scheme = "wss"
+	case "http":
+		u.Scheme = "ws"
+	case "ws", "wss":
+	default:
+		return "", fmt.Errorf("scheme %q; use wss:// or ws://", u.Scheme)
+	}
+	if u.Hostname() == "" {
+		return "", errors.New("no host")
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = "/xrpc/com.atproto.sync.subscribeRepos"
+	}
+	u.RawQuery, u.Fragment = "", ""
+	return u.String(), nil
+}
+
+// New makes a client. It does not connect.
+func New(cfg Config) *Client {
+	if cfg.MaxMessage <= 0 {
+		cfg.MaxMessage = 16 << 20
+	}
+	if cfg.PingInterval <= 0 {
+		cfg.PingInterval = 30 * time.Second
+	}
+	if cfg.MinBackoff <= 0 {
+		cfg.MinBackoff = 500 * time.Millisecond
+	}
+	if cfg.MaxBackoff <= 0 {
+		cfg.MaxBackoff = 30 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{cfg: cfg, log: cfg.Logger.With("upstream", cfg.URL)}
+	c.changed.Store(time.Now().UnixNano())
+	c.metrics = newMetrics(cfg.Registerer, c)
+	return c
+}
+
+// Connected reports whether there is a connection, and since when that is so.
+func (c *Client) Connected() (bool, time.Time) {
+	return c.connected.Load(), time.Unix(0, c.changed.Load())
+}
+
+func (c *Client) setConnected(on bool) {
+	if c.connected.Swap(on) != on {
+		c.changed.Store(time.Now().UnixNano())
+	}
+}
+
+// errNewSequence ends a connection whose relay counts anew.
+var errNewSequence = errors.New("the relay's sequence numbers start anew")
+
+// errHandler marks an error of the receiver's.
+type errHandler struct{ error }
+
+// Run connects, and connects again, until ctx ends (it then returns nil) or handle
+// returns an error (which it returns). handle is called by one goroutine, in order;
+// it owns the frame.
+func (c *Client) Run(ctx context.Context, start Start, handle func(Frame) error) error {
+	s := &session{Client: c, start: start, handle: handle}
+	backoff := c.cfg.MinBackoff
+	failing := false
+	for {
+		began, before := time.Now(), s.handled
+		err := s.connect(ctx)
+		c.setConnected(false)
+		var fatal errHandler
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.As(err, &fatal):
+			return fatal.error
+		case errors.Is(err, errNewSequence):
+			c.metrics.resets.Inc()
+			c.log.Warn("the relay's sequence numbers start anew; taking them from its oldest frame", "cursor", s.start.Cursor)
+			s.start = Start{}
+			s.epoch++
+			if s.handled > before {
+				backoff = c.cfg.MinBackoff
+			}
+		default:
+			if s.handled > before || time.Since(began) > time.Minute {
+				backoff, failing = c.cfg.MinBackoff, false
+			}
+			// One line per state change: the first failure in a row is news, the rest are not.
+			level := slog.LevelWarn
+			if failing {
+				level = slog.LevelDebug
+			}
+			failing = true
+			c.log.Log(ctx, level, "connection to the relay ended, trying again", "error", err, "pause", backoff.Round(time.Millisecond))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(backoff/2 + rand.N(backoff/2+1)):
+		}
+		backoff = min(2*backoff, c.cfg.MaxBackoff)
+		c.metrics.reconnects.Inc()
+	}
+}
+
+// session is the state of one Run, owned by it.
+type session struct {
+	*Client
+	start   Start
+	handle  func(Frame) error
+	epoch   int
+	handled uint64 // frames handed on
+	leapt   Seq    // the last frame's seq if it was a leap, else 0
+}
+
+// connect makes one connection and reads it to its end.
+func (s *session) connect(ctx context.Context) error {
+	target := s.cfg.URL
+	if !s.start.Live {
+		target += "?cursor=" + strconv.FormatInt(int64(s.start.Cursor), 10)
+	}
+	header := http.Header{}
+	if s.cfg.UserAgent != "" {
+		header.Set("User-Agent", s.cfg.UserAgent)
+	}
+	// Large reads: catching up, a relay sends as fast as we take it.
+	dialer := websocket.Dialer{HandshakeTimeout: 20 * time.Second, ReadBufferSize: 256 << 10, Proxy: http.ProxyFromEnvironment}
+	conn, resp, err := dialer.DialContext(ctx, target, header)
+	if err != nil {
+		if resp != nil {
+			text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+			return fmt.Errorf("connect: %w: status %d %q", err, resp.StatusCode, text)
+		}
+		return fmt.Errorf("connect: %w", err)
+	}
+	done := make(chan struct{})
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		s.keepAlive(ctx, conn, done)
+	}()
+	defer func() {
+		close(done)
+		conn.Close()
+		<-finished
+	}()
+	s.setConnected(true)
+	s.log.Info("connected to the relay", "cursor", s.cursorText())
+	return s.read(ctx, conn)
+}
+
+func (s *session) cursorText() string {
+	if s.start.Live {
+		return "live"
+	}
+	return strconv.FormatInt(int64(s.start.Cursor), 10)
+}
+
+// keepAlive pings until done, and ends the connection with ctx.
+func (s *session) keepAlive(ctx context.Context, conn *websocket.Conn, done <-chan struct{}) {
+	tick := time.NewTicker(s.cfg.PingInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+			message := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+			conn.WriteControl(websocket.CloseMessage, message, time.Now().Add(time.Second))
+			conn.Close()
+			return
+		case <-tick.C:
+			conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(5*time.Second))
+		}
+	}
+}
+
+func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
+	// Whatever arrives is a sign of life. The deadline moves at most once a second: it
+	// costs a lock and a timer.
+	alive := func() { conn.SetReadDeadline(time.Now().Add(2*s.cfg.PingInterval + 5*time.Second)) }
+	alive()
+	extended := time.Now()
+	conn.SetPongHandler(func(string) error { alive(); return nil })
+	conn.SetPingHandler(func(data string) error {
+		alive()
+		conn.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(5*time.Second))
+		return nil
+	})
+	first := true
+	for {
+		kind, r, err := conn.NextReader()
+		if err != nil {
+			var timeout net.Error
+			if errors.As(err, &timeout) && timeout.Timeout() {
+				return errors.New("the relay sends nothing and answers no ping")
+			}
+			return fmt.Errorf("read: %w", err)
+		}
+		if now := time.Now(); now.Sub(extended) > time.Second {
+			alive()
+			extended = now
+		}
+		buf := buffers.Get().(*[]byte)
+		message, err := readAll(r, (*buf)[:0], s.cfg.MaxMessage)
+		*buf = message
+		switch {
+		case errors.Is(err, errTooLarge):
+			putBuffer(buf)
+			s.drop(reasonTooLarge)
+			if _, err := io.Copy(io.Discard, r); err != nil {
+				return fmt.Errorf("read: %w", err)
+			}
+			continue
+		case err != nil:
+			putBuffer(buf)
+			return fmt.Errorf("read: %w", err)
+		case kind != websocket.BinaryMessage:
+			putBuffer(buf)
+			s.drop(reasonNotBinary)
+			continue
+		}
+		s.metrics.bytes.Add(float64(len(message)))
+		h, body, err := parseHeader(message)
+		switch {
+		case err != nil:
+			putBuffer(buf)
+			s.drop(reasonHeader)
+			continue
+		case h.op == -1:
+			name, text := parsePair(body, "error", "message")
+			putBuffer(buf)
+			s.metrics.errorFrames.Inc()
+			if name == "FutureCursor" && !s.start.Live {
+				return errNewSequence
+			}
+			return fmt.Errorf("the relay says %s: %q", name, text)
+		case h.typ == "#info":
+			name, text := parsePair(body, "name", "message")
+			putBuffer(buf)
+			if name == "OutdatedCursor" {
+				s.metrics.gaps.Inc()
+			}
+			s.log.Warn("notice from the relay", "name", name, "message", text)
+			continue
+		case h.typ == "#unknown":
+			putBuffer(buf)
+			s.drop(reasonType)
+			continue
+		}
+		seq, err := parseSeq(body)
+		if err != nil {
+			putBuffer(buf)
+			s.drop(reasonSeq)
+			continue
+		}
+		if first {
+			first = false
+			if s.start.Known && !s.start.Live && seq < s.start.Cursor {
+				putBuffer(buf)
+				return errNewSequence
+			}
+			if s.start.Known && !s.start.Live && seq > s.start.Cursor+1 {
+				s.metrics.gaps.Inc()
+				s.log.Warn("possible gap: the relay goes on after a jump in its numbers", "cursor", s.start.Cursor, "first_seq", seq)
+			}
+		}
+		s.metrics.frames.Inc()
+		leap := s.leaps(seq)
+		if err := s.handle(Frame{Seq: seq, Type: h.typ, Body: body, Epoch: s.epoch, Leap: leap, buf: buf}); err != nil {
+			return errHandler{err}
+		}
+		s.handled++
+		// A repeated frame does not move the position back. A first one does set it.
+		if s.start.Live || !s.start.Known || seq > s.start.Cursor && !leap {
+			s.start = Start{Cursor: seq, Known: true}
+		}
+	}
+}
+
+// leapSeqs is how far a seq may be ahead of the one before without a second frame
+// that confirms it: about twenty minutes of the whole network.
+const leapSeqs = 1_000_000
+
+// leaps reports whether seq is implausibly far ahead. One damaged number must not
+// become the position, from which everything true would look old; a relay that really
+// leaps goes on from there with its next frame.
+func (s *session) leaps(seq Seq) bool {
+	if s.start.Live || !s.start.Known || seq-s.start.Cursor <= leapSeqs {
+		s.leapt = 0
+		return false
+	}
+	confirmed := s.leapt > 0 && seq > s.leapt && seq-s.leapt <= leapSeqs
+	s.leapt = seq
+	return !confirmed
+}
+
+// drop counts a message that could not be read.
+func (s *session) drop(r reason) {
+	s.metrics.dropped[r].Inc()
+	s.log.Debug("message dropped", "reason", r.String())
+}
+
+var errTooLarge = errors.New("message too large")
+
+// readAll reads a message into buf, which it grows up to limit.
+func readAll(r io.Reader, buf []byte, limit int) ([]byte, error) {
+	for {
+		if len(buf) == cap(buf) {
+			if len(buf) >= limit {
+				return buf, errTooLarge
+			}
+			grown := make([]byte, len(buf), min(max(2*cap(buf), 8<<10), limit+1))
+			copy(grown, buf)
+			buf = grown
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == io.EOF {
+			if len(buf) > limit {
+				return buf, errTooLarge
+			}
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
+		}
+	}
+}

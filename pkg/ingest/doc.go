@@ -1,0 +1,41 @@
+// Package ingest is the pipeline from the relay's frames to the log.
+//
+//		firehose ─ queue ─ decode ×N ─ sequence ─ encode ×N ─ commit ─ eventlog
+//		          frames    batches      runs       chunks
+//
+//	  - Decode workers take what the queue holds, a batch each: parse, check every
+//	    record against its CID, render every event (package event) with a gap for its
+//	    cursor. The frames' memory goes back as soon as they are rendered.
+//	  - The sequencer, one goroutine, takes the batches in the relay's order, drops
+//	    duplicates, gives every event its cursor and copies it to the end of the current
+//	    run. It seals a run when the linger is over or the run is full, and lets it grow
+//	    while every other run is still on its way to disk: that is the group commit.
+//	  - Encode workers compress each event of a run and build the chunk.
+//	  - The committer, one goroutine, appends chunks in order together with the
+//	    checkpoint: the seq of the last frame that they cover.
+//
+// Order is kept without numbers: a worker that takes work also puts it on an ordered
+// channel, under the same lock, and the next stage takes from that channel and waits
+// for each piece to be done. Batches and runs are fixed in number and size, so memory
+// is bounded and a slow stage holds up the ones before it, down to the socket. Nothing
+// here ever waits for a consumer.
+//
+// # What becomes of bad input
+//
+// An op that cannot be delivered is dropped and counted by reason, its siblings go
+// out. A frame that cannot be parsed is dropped and counted; neither stops the stream.
+//
+// # Duplicates
+//
+// Within one sequence of the relay's numbers (one firehose.Frame.Epoch) a seq that is
+// not greater than the last is a duplicate. Across a change of sequence, or when the
+// operator overrides the cursor, exact (kind, DID, rev) is looked up in a bounded set
+// of the most recent frames, rebuilt from the log's tail at start. A lower rev is no
+// duplicate: repos are restored from backups. Identity and account events have no rev
+// and may come twice.
+//
+// # Shutdown
+//
+// When Run's context ends the upstream stops first; everything that was read is then
+// decoded, sequenced, encoded and committed before Run returns.
+package ingest

@@ -1,0 +1,145 @@
+package ingest
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
+	"slipstream/pkg/firehose"
+)
+
+// Config configures the pipeline. Log, Client and Compressor are required.
+type Config struct {
+	Log        *eventlog.Log
+	Client     *firehose.Client
+	URL        string // the relay's, kept in the checkpoint: seqs mean nothing elsewhere
+	Compressor *event.Compressor
+	// Linger is how long the first event of a chunk waits for others. Default 20 ms.
+	Linger time.Duration
+	// Workers is the number of decode and of encode workers. Default, and at most: the
+	// number of CPUs.
+	Workers int
+	// From is where to start if the log holds no position for URL; nil: live.
+	From *firehose.Seq
+	// Override is where to start whatever the log holds; nil: unset.
+	Override   *firehose.Seq
+	Logger     *slog.Logger          // nil: none
+	Registerer prometheus.Registerer // nil: none
+	Now        func() time.Time      // the clock that cursors come from; nil: time.Now
+}
+
+// Bounds on what is on its way through the pipeline, besides the queue's.
+const (
+	batchFrames = 64        // frames that a decode worker takes at once
+	runBytes    = 256 << 10 // JSON after which a run is full; one batch may exceed it
+	runEvents   = 2048      // events after which a run is full
+	runCount    = 4         // one filling, two being encoded, one being committed
+)
+
+// checkpointInterval is how often the upstream position is stored when frames yield no
+// events.
+const checkpointInterval = 5 * time.Second
+
+// Ingester is the pipeline. Run may be called once.
+type Ingester struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+
+	queue   *queue
+	batches chan *batch // decoded, or being decoded, in the relay's order
+
+	toEncode chan *run
+	toCommit chan *run // in order
+	freeRuns chan *run
+}
+
+// New makes a pipeline. It starts nothing.
+func New(cfg Config) *Ingester {
+	if cfg.Linger <= 0 {
+		cfg.Linger = 20 * time.Millisecond
+	}
+	if n := runtime.GOMAXPROCS(0); cfg.Workers <= 0 || cfg.Workers > n {
+		cfg.Workers = n
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	batches := 4 * cfg.Workers
+	in := &Ingester{
+		cfg:      cfg,
+		log:      cfg.Logger,
+		metrics:  newMetrics(cfg.Registerer),
+		queue:    newQueue(batches),
+		batches:  make(chan *batch, batches), // as many as there are: never blocks
+		toEncode: make(chan *run, runCount),
+		toCommit: make(chan *run, runCount),
+		freeRuns: make(chan *run, runCount),
+	}
+	for range runCount {
+		in.freeRuns <- &run{done: make(chan struct{}, 1)}
+	}
+	return in
+}
+
+// Run ingests until ctx ends, and returns nil when everything that was read by then is
+// committed. It returns an error if the log fails.
+func (in *Ingester) Run(ctx context.Context) error {
+	seq, start, err := in.newSequencer()
+	if err != nil {
+		return err
+	}
+	// The upstream ends with ctx or when a later stage fails; the stages end each when
+	// the one before it has.
+	upstream, stop := context.WithCancel(ctx)
+	defer stop()
+	var group errgroup.Group
+	group.Go(func() error {
+		defer in.queue.close()
+		return in.cfg.Client.Run(upstream, start, in.queue.put)
+	})
+	var decoders sync.WaitGroup
+	for range in.cfg.Workers {
+		decoders.Go(in.decode)
+	}
+	group.Go(func() error {
+		decoders.Wait()
+		close(in.batches)
+		return nil
+	})
+	group.Go(func() error {
+		defer close(in.toEncode)
+		defer close(in.toCommit)
+		seq.run()
+		return nil
+	})
+	for range in.cfg.Workers {
+		group.Go(func() error {
+			in.encode()
+			return nil
+		})
+	}
+	group.Go(func() error {
+		err := in.commit(ctx)
+		if err != nil {
+			stop()
+			// What is still on its way has nowhere to go; the checkpoint is behind it.
+			for r := range in.toCommit {
+				<-r.done
+				in.freeRuns <- r
+			}
+		}
+		return err
+	})
+	return group.Wait()
+}

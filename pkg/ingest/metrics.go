@@ -1,0 +1,73 @@
+package ingest
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"slipstream/pkg/dagcbor"
+	"slipstream/pkg/repo"
+)
+
+type metrics struct {
+	duplicates, notCanonical, tooMuch prometheus.Counter
+	lag, seq                          prometheus.Gauge
+	opsDropped                        map[repo.Fault]prometheus.Counter
+	recordsDropped                    map[dagcbor.Reason]prometheus.Counter
+	framesDropped                     map[repo.Fault]prometheus.Counter
+	framesDroppedRecord               prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	ops := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_ops_dropped_total", Help: "Record operations from the relay that could not be delivered.",
+	}, []string{"reason"})
+	frames := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_frames_dropped_total", Help: "Frames from the relay that could not be parsed.",
+	}, []string{"reason"})
+	m := &metrics{
+		duplicates: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "slipstream_frames_duplicate_total", Help: "Frames from the relay that the log held already.",
+		}),
+		notCanonical: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "slipstream_records_not_canonical_total", Help: "Records delivered although their DAG-CBOR was not canonical.",
+		}),
+		lag: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "slipstream_upstream_lag_seconds", Help: "Age of the newest frame by the relay's own time when it was sequenced.",
+		}),
+		seq: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "slipstream_upstream_seq", Help: "The relay's number of the last frame that was sequenced.",
+		}),
+		tooMuch:             ops.WithLabelValues("frame_too_large"),
+		framesDroppedRecord: frames.WithLabelValues("bad_cbor"),
+		opsDropped:          map[repo.Fault]prometheus.Counter{},
+		recordsDropped:      map[dagcbor.Reason]prometheus.Counter{},
+		framesDropped:       map[repo.Fault]prometheus.Counter{},
+	}
+	for _, f := range repo.Faults() {
+		m.opsDropped[f] = ops.WithLabelValues(f.String())
+		m.framesDropped[f] = frames.WithLabelValues(f.String())
+	}
+	for _, r := range dagcbor.Reasons() {
+		m.recordsDropped[r] = ops.WithLabelValues("record_" + r.String())
+	}
+	if reg != nil {
+		reg.MustRegister(ops, frames, m.duplicates, m.notCanonical, m.lag, m.seq)
+	}
+	return m
+}
+
+func (m *metrics) frameDropped(err error) {
+	var e *repo.Error
+	if errors.As(err, &e) && m.framesDropped[e.Fault] != nil {
+		m.framesDropped[e.Fault].Inc()
+		return
+	}
+	m.framesDroppedRecord.Inc()
+}
+
+func (m *metrics) recordDropped(err error) {
+	if c := m.recordsDropped[recordReason(err)]; c != nil {
+		c.Inc()
+	}
+}

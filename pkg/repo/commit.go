@@ -79,14 +79,17 @@ func (c *Commit) Parse(body []byte) error {
 		case "tooBig":
 			c.TooBig = r.bool("tooBig", fieldTooBig)
 		case "blocks":
-			blocks = r.bytes("blocks", fieldBlocks)
+			if !r.s.Null() {
+				blocks = r.bytes("blocks", fieldBlocks)
+			}
 		case "ops":
 			c.ops(&r)
 		default:
 			r.skip()
 		}
 	}
-	err := r.close(fieldSeq | fieldDID | fieldRev | fieldTime | fieldOps | fieldBlocks)
+	// indigo leaves empty blocks out, as commits that are too big and deletes may have them.
+	err := r.close(fieldSeq | fieldDID | fieldRev | fieldTime | fieldOps)
 	if err != nil {
 		c.Ops = c.Ops[:0]
 		return err
@@ -96,7 +99,7 @@ func (c *Commit) Parse(body []byte) error {
 }
 
 func (r *reader) since() []byte {
-	if !r.first("since", fieldSince) {
+	if !r.first("since", fieldSince) || r.s.Null() {
 		return nil
 	}
 	v, err := r.s.Text()

@@ -46,7 +46,6 @@ func (in *Ingester) commit(ctx context.Context) error {
 		}
 		if failed != nil {
 			if ctx.Err() != nil && errors.Is(failed, ctx.Err()) {
-				in.log.Warn("shutting down with a full disk: what was not stored will be asked of the relay again")
 				return errStopped
 			}
 			return fmt.Errorf("append events: %w", failed)
@@ -55,5 +54,6 @@ func (in *Ingester) commit(ctx context.Context) error {
 	return nil
 }
 
-// errStopped ends a commit loop that could not wait for disk space any longer.
+// errStopped ends a commit loop that was told to stop while it waited for disk space.
+// Nothing is lost: the checkpoint is behind what was not stored.
 var errStopped = errors.New("stopped while the disk was full")

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -138,6 +139,10 @@ func (in *Ingester) Run(ctx context.Context) error {
 				<-r.done
 				in.freeRuns <- r
 			}
+		}
+		if errors.Is(err, errStopped) {
+			in.log.Warn("stopped while the disk is full; what was not stored will be asked of the relay again")
+			return nil
 		}
 		return err
 	})

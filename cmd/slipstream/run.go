@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"slipstream/dictionaries"
+	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
+	"slipstream/pkg/firehose"
+	"slipstream/pkg/ingest"
+	"slipstream/pkg/subscribe"
+)
+
+// shutdownTimeout bounds an orderly end as a whole.
+const shutdownTimeout = 20 * time.Second
+
+// run builds the daemon, runs it until ctx ends or a part of it fails, and stops it in
+// order: the upstream first, what was read is committed, then consumers, then the
+// store.
+func run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	dictionary, err := readDictionary(cfg.ZstdDictionary)
+	if err != nil {
+		return err
+	}
+	if dictionary == nil {
+		dictionary = dictionaries.Current()
+	}
+	compressor, err := event.NewCompressor(dictionary)
+	if err != nil {
+		return fmt.Errorf("--zstd-dictionary %s: %w", cfg.ZstdDictionary, err)
+	}
+	dir, err := prepareDataDir(cfg.DataDir, log)
+	if err != nil {
+		return err
+	}
+	public, err := net.Listen("tcp", cfg.ListenAddr)
+	if err != nil {
+		return fmt.Errorf("--listen-addr: %w", err)
+	}
+	defer public.Close()
+	admin, err := net.Listen("tcp", cfg.MetricsListenAddr)
+	if err != nil {
+		return fmt.Errorf("--metrics-listen-addr: %w", err)
+	}
+	defer admin.Close()
+	events, err := eventlog.Open(eventlog.Config{
+		Dir: dir, WindowBytes: cfg.WindowBytes, Retention: cfg.EventTTL, Logger: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+	client := firehose.New(firehose.Config{
+		URL: cfg.UpstreamURL, UserAgent: "slipstream/" + buildVersion(), Logger: log, Registerer: registry,
+	})
+	ingester := ingest.New(ingest.Config{
+		Log: events, Client: client, URL: cfg.UpstreamURL, Compressor: compressor, Linger: cfg.Linger, Workers: cfg.Workers,
+		From: cfg.UpstreamCursor, Override: cfg.OverrideCursor, Logger: log, Registerer: registry,
+	})
+	server, err := subscribe.New(subscribe.Config{
+		Log: events, Compressor: compressor, Dictionaries: dictionaries.All(), Version: buildVersion(),
+		StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate, Logger: log, Registerer: registry,
+	})
+	if err != nil {
+		return errors.Join(err, events.Close())
+	}
+
+	// Each part has a context of its own, so that they can be ended one after the other.
+	// The first that fails ends the run.
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	part := func(f func(context.Context) error) (stop func(), done chan struct{}) {
+		partCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		done = make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := f(partCtx); err != nil {
+				fail(failure{err})
+			}
+		}()
+		return cancel, done
+	}
+	stopLog, logDone := part(events.Run)
+	stopServer, serverDone := part(server.Run)
+	stopHTTP, httpDone := part(func(ctx context.Context) error {
+		return serveHTTP(ctx, []site{{public, server.Handler()}, {admin, adminHandler(registry, client, events)}}, log)
+	})
+	stopIngest, ingestDone := part(ingester.Run)
+	log.Info("listening", "version", buildVersion(), "consumers", public.Addr(), "metrics", admin.Addr(),
+		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", compressor.ID(), "last_cursor", events.Last())
+
+	<-ctx.Done()
+	begin := time.Now()
+	log.Info("shutting down")
+	late := time.After(shutdownTimeout)
+	for _, p := range []struct {
+		name string
+		stop func()
+		done chan struct{}
+	}{{"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
+		p.stop()
+		// A store that has failed may never let go of those who wait for it.
+		if isFailure(ctx) && p.name == "ingest" {
+			select {
+			case <-p.done:
+			case <-time.After(time.Second):
+			}
+			continue
+		}
+		select {
+		case <-p.done:
+		case <-late:
+			return errors.Join(failureOf(ctx), fmt.Errorf("%s did not stop within %s", p.name, shutdownTimeout))
+		}
+	}
+	if err := failureOf(ctx); err != nil {
+		return err // the store is left as it is: Pebble recovers what was synced
+	}
+	if err := events.Close(); err != nil {
+		return err
+	}
+	log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond), "last_cursor", events.Last())
+	return nil
+}
+
+// failure is why a run ended by itself.
+type failure struct{ error }
+
+func isFailure(ctx context.Context) bool { return failureOf(ctx) != nil }
+
+func failureOf(ctx context.Context) error {
+	var f failure
+	if errors.As(context.Cause(ctx), &f) {
+		return f.error
+	}
+	return nil
+}
+
+// prepareDataDir makes the store's directory and returns its path. What else is in the
+// data dir, such as the files of a Jetstream v1, is left alone.
+func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
+	refuse := func(err error) error {
+		var path *os.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return fmt.Errorf("--data-dir: cannot write to %s as uid %d: %w", dataDir, os.Getuid(), err)
+	}
+	dir := filepath.Join(dataDir, "slipstream")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", refuse(err)
+	}
+	probe, err := os.CreateTemp(dir, ".writable-*")
+	if err != nil {
+		return "", refuse(err)
+	}
+	probe.Close()
+	if err := os.Remove(probe.Name()); err != nil {
+		return "", refuse(err)
+	}
+	var others []string
+	entries, err := os.ReadDir(dataDir)
+	if err != nil {
+		return "", refuse(err)
+	}
+	for _, e := range entries {
+		if e.Name() != "slipstream" {
+			others = append(others, e.Name())
+		}
+	}
+	if len(others) > 5 {
+		others = append(others[:5], "…")
+	}
+	if others != nil {
+		log.Info("other files in the data dir are left alone; those of a Jetstream v1 can be deleted when you do not go back to it",
+			"dir", dataDir, "files", strings.Join(others, ", "))
+	}
+	return dir, nil
+}
+
+// site is what one listener serves.
+type site struct {
+	listener net.Listener
+	handler  http.Handler
+}
+
+// serveHTTP serves until ctx ends.
+func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
+	var group sync.WaitGroup
+	errs := make(chan error, len(sites))
+	var servers []*http.Server
+	for _, s := range sites {
+		server := &http.Server{
+			Handler: s.handler,
+			// A handshake is one request of at most a few hundred KB.
+			ReadHeaderTimeout: 10 * time.Second,
+			IdleTimeout:       time.Minute,
+			MaxHeaderBytes:    2 << 20,
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		}
+		servers = append(servers, server)
+		group.Go(func() {
+			if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+				errs <- fmt.Errorf("serve %s: %w", s.listener.Addr(), err)
+			}
+		})
+	}
+	var failed error
+	select {
+	case <-ctx.Done():
+	case failed = <-errs:
+	}
+	stop, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	for _, server := range servers {
+		if server.Shutdown(stop) != nil {
+			server.Close()
+		}
+	}
+	group.Wait()
+	return failed
+}
+
+// upstreamGrace is how long the relay may be away before the daemon calls itself not
+// ready: consumers are still served, but with nothing new.
+const upstreamGrace = time.Minute
+
+func adminHandler(registry *prometheus.Registry, client *firehose.Client, events *eventlog.Log) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		on, since := client.Connected()
+		switch {
+		case events.Full():
+			http.Error(w, "the disk is too full: ingest waits for space", http.StatusServiceUnavailable)
+		case !on && time.Since(since) > upstreamGrace:
+			http.Error(w, fmt.Sprintf("not connected to the relay for %s", time.Since(since).Round(time.Second)), http.StatusServiceUnavailable)
+		default:
+			fmt.Fprintln(w, "ready")
+		}
+	})
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}

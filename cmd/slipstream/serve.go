@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"slipstream/pkg/firehose"
+)
+
+// Config is what the daemon can be told. Each field is a flag; the flag's help is its
+// documentation.
+type Config struct {
+	UpstreamURL       string
+	UpstreamCursor    *firehose.Seq
+	OverrideCursor    *firehose.Seq
+	ListenAddr        string
+	MetricsListenAddr string
+	DataDir           string
+	EventTTL          time.Duration
+	Linger            time.Duration
+	Workers           int
+	WindowBytes       int64
+	MaxSubRate        float64
+	StallTimeout      time.Duration
+	ZstdDictionary    string
+	LogLevel          slog.Level
+	LogFormat         string
+}
+
+func serveCommand() *cli.Command {
+	env := func(name string, v1 ...string) cli.ValueSourceChain {
+		keys := []string{"SLIPSTREAM_" + name}
+		for _, key := range v1 {
+			keys = append(keys, "JETSTREAM_"+key)
+		}
+		return cli.EnvVars(keys...)
+	}
+	return &cli.Command{
+		Name:         "serve",
+		Usage:        "run the daemon: subscribe to a relay, serve consumers",
+		OnUsageError: usageError,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "upstream-url", Value: "wss://bsky.network", Sources: env("UPSTREAM_URL", "WS_URL"),
+				Usage: "relay or PDS to subscribe to; scheme and path are completed"},
+			&cli.StringFlag{Name: "upstream-cursor", Sources: env("UPSTREAM_CURSOR"),
+				Usage: "relay `seq` to start after when the data dir holds none; 0: the relay's oldest (default: live)"},
+			&cli.StringFlag{Name: "override-upstream-cursor", Sources: env("OVERRIDE_UPSTREAM_CURSOR", "OVERRIDE_RELAY_CURSOR"),
+				Usage: "relay `seq` to start after whatever the data dir holds; -1: unset"},
+			&cli.StringFlag{Name: "listen-addr", Value: ":6008", Sources: env("LISTEN_ADDR", "LISTEN_ADDR"),
+				Usage: "`address` for consumers"},
+			&cli.StringFlag{Name: "metrics-listen-addr", Value: "127.0.0.1:6009", Sources: env("METRICS_LISTEN_ADDR", "METRICS_LISTEN_ADDR"),
+				Usage: "`address` for Prometheus, pprof, /healthz and /readyz"},
+			&cli.StringFlag{Name: "data-dir", Value: "./data", Sources: env("DATA_DIR", "DATA_DIR"),
+				Usage: "`directory` for the event log, which lives in its subdirectory slipstream"},
+			&cli.DurationFlag{Name: "event-ttl", Value: 24 * time.Hour, Sources: env("EVENT_TTL", "EVENT_TTL"),
+				Usage: "how long events can be replayed"},
+			&cli.DurationFlag{Name: "linger", Value: 20 * time.Millisecond, Sources: env("LINGER"),
+				Usage: "how long an event may wait for others to be stored and sent with"},
+			&cli.IntFlag{Name: "worker-count", Sources: env("WORKER_COUNT", "WORKER_COUNT"), HideDefault: true,
+				Usage: "decode and encode workers, at most the number of CPUs (default: the number of CPUs)"},
+			&cli.Int64Flag{Name: "window-bytes", Value: 16 << 20, Sources: env("WINDOW_BYTES"),
+				Usage: "`bytes` of the newest events kept in memory"},
+			&cli.FloatFlag{Name: "max-sub-rate", Sources: env("MAX_SUB_RATE", "MAX_SUB_RATE"), HideDefault: true,
+				Usage: "`events` per second and consumer, live and replayed; 0: no limit (default: 0)"},
+			&cli.DurationFlag{Name: "stall-timeout", Value: 2 * time.Minute, Sources: env("STALL_TIMEOUT"),
+				Usage: "how long a consumer may take nothing at all before it is disconnected"},
+			&cli.StringFlag{Name: "zstd-dictionary", Sources: env("ZSTD_DICTIONARY"),
+				Usage: "dictionary `file` for compress=true instead of the one built in, such as the one v1 clients have built in"},
+			&cli.StringFlag{Name: "log-level", Value: "info", Sources: env("LOG_LEVEL"), Usage: "debug, info, warn or error"},
+			&cli.StringFlag{Name: "log-format", Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json"},
+		},
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			if cmd.Args().Present() {
+				return fmt.Errorf("serve takes flags only, not %q", cmd.Args().First())
+			}
+			cfg, err := configOf(cmd)
+			if err != nil {
+				return err
+			}
+			return run(ctx, cfg, newLogger(os.Stderr, cfg))
+		},
+	}
+}
+
+// configOf reads and checks the flags. Its errors name the flag.
+func configOf(cmd *cli.Command) (Config, error) {
+	cfg := Config{
+		ListenAddr:        cmd.String("listen-addr"),
+		MetricsListenAddr: cmd.String("metrics-listen-addr"),
+		DataDir:           cmd.String("data-dir"),
+		EventTTL:          cmd.Duration("event-ttl"),
+		Linger:            cmd.Duration("linger"),
+		Workers:           cmd.Int("worker-count"),
+		WindowBytes:       cmd.Int64("window-bytes"),
+		MaxSubRate:        cmd.Float("max-sub-rate"),
+		StallTimeout:      cmd.Duration("stall-timeout"),
+		ZstdDictionary:    cmd.String("zstd-dictionary"),
+		LogFormat:         cmd.String("log-format"),
+	}
+	var err error
+	if cfg.UpstreamURL, err = firehose.ParseURL(cmd.String("upstream-url")); err != nil {
+		return cfg, fmt.Errorf("--upstream-url %q: %w", cmd.String("upstream-url"), err)
+	}
+	if cfg.UpstreamCursor, err = seqFlag(cmd, "upstream-cursor"); err != nil {
+		return cfg, err
+	}
+	if cfg.OverrideCursor, err = seqFlag(cmd, "override-upstream-cursor"); err != nil {
+		return cfg, err
+	}
+	if err := cfg.LogLevel.UnmarshalText([]byte(cmd.String("log-level"))); err != nil {
+		return cfg, fmt.Errorf("--log-level %q: use debug, info, warn or error", cmd.String("log-level"))
+	}
+	for _, check := range []struct {
+		flag  string
+		wrong bool
+		want  string
+	}{
+		{"listen-addr", !validAddr(cfg.ListenAddr), "use host:port or :port"},
+		{"metrics-listen-addr", !validAddr(cfg.MetricsListenAddr), "use host:port or :port"},
+		{"data-dir", cfg.DataDir == "", "name a directory"},
+		{"event-ttl", cfg.EventTTL < time.Minute, "use at least 1m"},
+		{"linger", cfg.Linger < time.Millisecond || cfg.Linger > 10*time.Second, "use 1ms to 10s"},
+		{"worker-count", cfg.Workers < 0, "use a positive number, or 0 for the number of CPUs"},
+		{"window-bytes", cfg.WindowBytes < 1<<20, "use at least 1048576 (1 MiB)"},
+		{"max-sub-rate", !(cfg.MaxSubRate >= 0) || math.IsInf(cfg.MaxSubRate, 0), "use a number of events per second, or 0 for no limit"},
+		{"stall-timeout", cfg.StallTimeout < time.Second, "use at least 1s"},
+		{"log-format", cfg.LogFormat != "text" && cfg.LogFormat != "json", "use text or json"},
+	} {
+		if check.wrong {
+			return cfg, fmt.Errorf("--%s %v: %s", check.flag, cmd.Value(check.flag), check.want)
+		}
+	}
+	return cfg, nil
+}
+
+// seqFlag reads a flag that may be absent. -1 means absent, as it does for Jetstream v1.
+func seqFlag(cmd *cli.Command, name string) (*firehose.Seq, error) {
+	text := cmd.String(name)
+	if text == "" || text == "-1" {
+		return nil, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		return nil, fmt.Errorf("--%s %q: use a seq of the relay's, a number not below 0", name, text)
+	}
+	seq := firehose.Seq(n)
+	return &seq, nil
+}
+
+func validAddr(s string) bool {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n <= math.MaxUint16
+}
+
+func newLogger(w io.Writer, cfg Config) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	if cfg.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// readDictionary returns the file's contents, or nil if there is no file to read.
+func readDictionary(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		var path *os.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return nil, fmt.Errorf("--zstd-dictionary %s: %w", file, err)
+	}
+	return b, nil
+}

@@ -1,0 +1,164 @@
+package subscribe
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/bluesky-social/indigo/atproto/syntax"
+
+	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
+)
+
+// Limits of the v1 wire.
+const (
+	maxCollections = 100
+	maxDIDs        = 10_000
+)
+
+// Filter says which events a subscriber wants. It is immutable; nil fields match all.
+type Filter struct {
+	collections map[string]struct{} // exact NSIDs
+	prefixes    []string            // each with its final dot
+	dids        map[string]struct{}
+	maxSize     int // of the JSON payload in bytes; 0: no limit
+}
+
+// NewFilter makes a filter of the values of wantedCollections, wantedDids and
+// maxMessageSizeBytes. Its errors name the parameter and are meant for the consumer.
+func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
+	f := &Filter{maxSize: max(maxSize, 0)}
+	if len(collections) > maxCollections {
+		return nil, fmt.Errorf("wantedCollections: %d values, at most %d are allowed", len(collections), maxCollections)
+	}
+	for _, c := range collections {
+		if prefix, ok := strings.CutSuffix(c, ".*"); ok {
+			if !validPrefix(prefix) {
+				return nil, fmt.Errorf("wantedCollections: %s is not a prefix of an NSID followed by .*, like app.bsky.feed.*", quote(c))
+			}
+			f.prefixes = append(f.prefixes, prefix+".")
+			continue
+		}
+		if _, err := syntax.ParseNSID(c); err != nil {
+			return nil, fmt.Errorf("wantedCollections: %s is not an NSID, like app.bsky.feed.post, nor a prefix, like app.bsky.feed.*", quote(c))
+		}
+		if f.collections == nil {
+			f.collections = map[string]struct{}{}
+		}
+		f.collections[c] = struct{}{}
+	}
+	if len(dids) > maxDIDs {
+		return nil, fmt.Errorf("wantedDids: %d values, at most %d are allowed", len(dids), maxDIDs)
+	}
+	for _, d := range dids {
+		if _, err := syntax.ParseDID(d); err != nil {
+			return nil, fmt.Errorf("wantedDids: %s is not a DID, like did:plc:z72i7hdynmk6r22z27h6tvur", quote(d))
+		}
+		if f.dids == nil {
+			f.dids = make(map[string]struct{}, len(dids))
+		}
+		f.dids[d] = struct{}{}
+	}
+	return f, nil
+}
+
+// validPrefix reports whether s is one or more NSID segments.
+func validPrefix(s string) bool {
+	if len(s) > 300 {
+		return false
+	}
+	for part := range strings.SplitSeq(s, ".") {
+		if part == "" || len(part) > 63 {
+			return false
+		}
+		for _, c := range []byte(part) {
+			if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-') {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// quote quotes what a consumer sent, cut to what fits into a sentence.
+func quote(s string) string {
+	if len(s) > 60 {
+		s = strings.ToValidUTF8(s[:60], "") + "…"
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// wantsCollection reports whether the filter wants commits to a collection.
+func (f *Filter) wantsCollection(name string) bool {
+	if f.collections == nil && f.prefixes == nil {
+		return true
+	}
+	if _, ok := f.collections[name]; ok {
+		return true
+	}
+	return slices.ContainsFunc(f.prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// matcher is a filter looked up in one chunk's table of collections. It belongs to one
+// writer.
+type matcher struct {
+	filter *Filter
+	chunk  *eventlog.Chunk
+	wanted []bool // per collection of the chunk
+	all    bool   // the filter wants every event that v1 has
+}
+
+// reset prepares the matcher for a chunk.
+func (m *matcher) reset(f *Filter, c *eventlog.Chunk) {
+	m.filter, m.chunk = f, c
+	m.all = f.collections == nil && f.prefixes == nil && f.dids == nil && f.maxSize == 0
+	m.wanted = m.wanted[:0]
+	if m.all {
+		return
+	}
+	for _, name := range c.Collections {
+		m.wanted = append(m.wanted, f.wantsCollection(name))
+	}
+}
+
+// none reports whether the chunk has nothing for the filter, as far as its collections
+// tell.
+func (m *matcher) none() bool {
+	if m.all || slices.Contains(m.wanted, true) {
+		return false
+	}
+	for i := range m.chunk.Entries {
+		if m.chunk.Entries[i].Kind != event.KindCommit {
+			return false
+		}
+	}
+	return true
+}
+
+// wants reports whether event i of the chunk is wanted on the v1 wire. Identity and
+// account events pass any filter of collections; sync events are not on this wire.
+func (m *matcher) wants(i int) bool {
+	e := &m.chunk.Entries[i]
+	if e.Kind == event.KindSync {
+		return false
+	}
+	if m.all {
+		return true
+	}
+	if e.Kind == event.KindCommit && !m.wanted[e.Collection] {
+		return false
+	}
+	if m.filter.dids != nil {
+		if _, ok := m.filter.dids[m.chunk.DIDs[e.DID]]; !ok {
+			return false
+		}
+	}
+	if m.filter.maxSize > 0 {
+		size := int(e.End[eventlog.JSON] - m.chunk.Start(i, eventlog.JSON))
+		if event.PayloadLen(size) > m.filter.maxSize {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,59 @@
+package subscribe
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// ending says why the server ended a connection.
+type ending uint8
+
+const (
+	endedStalled ending = iota
+	endedTrimmed
+	endedOptions
+	endedSilent
+	endings
+)
+
+// String returns the metric's label.
+func (e ending) String() string {
+	return [endings]string{"stalled", "fell_off_the_buffer", "bad_options_update", "no_pong"}[e]
+}
+
+type metrics struct {
+	bytes, handshakes, refused prometheus.Counter
+	endings                    [endings]prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
+	m := &metrics{
+		bytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "slipstream_sent_bytes_total", Help: "Bytes written to consumers' sockets.",
+		}),
+		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "slipstream_subscribes_total", Help: "Consumers that connected.",
+		}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "slipstream_subscribes_refused_total", Help: "Requests to subscribe that were refused for a bad parameter.",
+		}),
+	}
+	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_subscribers_ended_total", Help: "Connections that the server ended, by reason.",
+	}, []string{"reason"})
+	for e := range endings {
+		m.endings[e] = ended.WithLabelValues(e.String())
+	}
+	if reg != nil {
+		reg.MustRegister(m.bytes, m.handshakes, m.refused, ended,
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "slipstream_subscribers", Help: "Consumers that are connected.",
+			}, func() float64 { return float64(s.count()) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "slipstream_subscribers_behind", Help: "Consumers whose position is more than ten seconds behind the newest event.",
+			}, func() float64 { return float64(s.behind()) }),
+		)
+	}
+	return m
+}
+
+func (m *metrics) ended(e ending) { m.endings[e].Inc() }

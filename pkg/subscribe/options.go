@@ -1,0 +1,102 @@
+package subscribe
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"slipstream/pkg/event"
+)
+
+// maxQuery bounds a query string: 10,000 DIDs of the usual length, escaped, take half
+// of it.
+const maxQuery = 1 << 20
+
+// maxOptions bounds an options_update in bytes.
+const maxOptions = 1 << 20
+
+// options is what a v1 consumer asks for when it connects.
+type options struct {
+	filter   *Filter
+	cursor   event.Cursor
+	live     bool // no cursor was given
+	compress bool
+	hello    bool // wait for the first options_update
+}
+
+// parseOptions reads a request for /subscribe. Its errors name the parameter and are
+// meant for the consumer. Unknown parameters are ignored, as every v1 server does.
+func parseOptions(r *http.Request) (options, error) {
+	var o options
+	if len(r.URL.RawQuery) > maxQuery {
+		return o, fmt.Errorf("the query has %d bytes, at most %d are allowed; connect with requireHello=true and send wantedDids in an options_update", len(r.URL.RawQuery), maxQuery)
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return o, fmt.Errorf("the query is not well formed: %s", strings.TrimPrefix(err.Error(), "invalid "))
+	}
+	maxSize, err := strconv.Atoi(query.Get("maxMessageSizeBytes"))
+	if err != nil {
+		maxSize = 0 // by contract: what is no number is no limit
+	}
+	if o.filter, err = NewFilter(list(query["wantedCollections"]), list(query["wantedDids"]), maxSize); err != nil {
+		return o, err
+	}
+	o.live = true
+	if text := query.Get("cursor"); text != "" {
+		cursor, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return o, fmt.Errorf("cursor: %s is not a number of microseconds since 1970, like 1725519626134432", quote(text))
+		}
+		o.cursor, o.live = event.Cursor(cursor), false
+	}
+	o.compress = query.Get("compress") == "true" || strings.Contains(r.Header.Get("Socket-Encoding"), "zstd")
+	o.hello = query.Get("requireHello") == "true"
+	return o, nil
+}
+
+// list takes each value as one or, where a client joined them, as several.
+func list(values []string) []string {
+	var out []string
+	for _, v := range values {
+		out = append(out, strings.Split(v, ",")...)
+	}
+	return out
+}
+
+// errIgnored marks a message of a type that is not ours to understand.
+var errIgnored = errors.New("message of an unknown type")
+
+// parseUpdate reads a message from a consumer and returns the filter that it asks for.
+// A field that is absent resets that filter. errIgnored: it is no options_update.
+func parseUpdate(message []byte) (*Filter, error) {
+	var m struct {
+		Type    string          `json:"type"`
+		Payload json.RawMessage `json:"payload"`
+	}
+	if err := json.Unmarshal(message, &m); err != nil {
+		return nil, errors.New("a message must be a JSON object with type and payload")
+	}
+	if m.Type != "options_update" {
+		return nil, errIgnored
+	}
+	var p struct {
+		WantedCollections   []string `json:"wantedCollections"`
+		WantedDIDs          []string `json:"wantedDids"`
+		MaxMessageSizeBytes int      `json:"maxMessageSizeBytes"`
+	}
+	if len(m.Payload) > 0 {
+		if err := json.Unmarshal(m.Payload, &p); err != nil {
+			var mistyped *json.UnmarshalTypeError
+			if errors.As(err, &mistyped) && mistyped.Field != "" {
+				return nil, fmt.Errorf("options_update: %s must not be a JSON %s", mistyped.Field, mistyped.Value)
+			}
+			return nil, errors.New("options_update: payload must be a JSON object")
+		}
+	}
+	return NewFilter(p.WantedCollections, p.WantedDIDs, p.MaxMessageSizeBytes)
+}

@@ -111,7 +111,7 @@ func parseIndex(b []byte) (*Chunk, error) {
 	entries := int(binary.LittleEndian.Uint32(b[12:]))
 	collections := int(binary.LittleEndian.Uint32(b[16:]))
 	dids := int(binary.LittleEndian.Uint32(b[20:]))
-	if entries == 0 || entries > len(b)/entrySize || collections >= NoCollection || collections+dids > len(b)/2 {
+	if entries == 0 || entries > (len(b)-indexHeader)/entrySize || collections >= NoCollection || collections+dids > len(b)/2 {
 		return nil, fmt.Errorf("%w: counts", errIndex)
 	}
 	c := &Chunk{

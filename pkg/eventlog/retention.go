@@ -21,13 +21,15 @@ func (l *Log) Trim() error {
 		return ErrClosed
 	}
 	limit := event.CursorAt(l.cfg.Now().Add(-l.cfg.Retention))
-	// The next event's cursor must not fall below what was trimmed, so the trimmed
-	// cursor never exceeds the last one: trim only removes chunks that exist.
-	removed, err := l.store.trim(limit)
+	removed, err := l.store.lastThrough(limit)
 	if err != nil || removed == 0 {
 		return err
 	}
+	// First said, then done: a reader that meets the hole knows why.
 	l.trimmed.Store(int64(removed))
+	if err := l.store.trim(removed); err != nil {
+		return err
+	}
 	oldest, err := l.store.oldest()
 	if err != nil {
 		return err

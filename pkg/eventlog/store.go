@@ -240,9 +240,9 @@ func (s *store) oldest() (event.Cursor, error) {
 	return chunks[0].First(), nil
 }
 
-// trim removes every chunk whose last event is not after the given cursor, and returns
-// the greatest cursor removed, or 0 if there was nothing to remove.
-func (s *store) trim(through event.Cursor) (event.Cursor, error) {
+// lastThrough returns the cursor of the last chunk that ends at or before the given
+// cursor, or 0 if there is none.
+func (s *store) lastThrough(through event.Cursor) (event.Cursor, error) {
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixIndex}, UpperBound: key(prefixIndex, through+1)})
 	if err != nil {
 		return 0, fmt.Errorf("read store: %w", err)
@@ -251,18 +251,24 @@ func (s *store) trim(through event.Cursor) (event.Cursor, error) {
 	if it.Last() {
 		last = keyCursor(it.Key())
 	}
-	if err := it.Close(); err != nil || last == 0 {
-		return 0, err
+	if err := it.Close(); err != nil {
+		return 0, fmt.Errorf("read store: %w", err)
 	}
+	return last, nil
+}
+
+// trim removes every chunk up to and including the one that ends at last, and stores
+// that it did.
+func (s *store) trim(last event.Cursor) error {
 	b := s.db.NewBatch()
 	for _, prefix := range append([]byte{prefixIndex}, prefixOf[:]...) {
 		b.DeleteRange([]byte{prefix}, key(prefix, last+1), nil)
 	}
 	b.Set(keyTrimmed, cursorValue(last), nil)
 	if err := b.Commit(pebble.Sync); err != nil {
-		return 0, fmt.Errorf("trim store: %w", err)
+		return fmt.Errorf("trim store: %w", err)
 	}
-	return last, nil
+	return nil
 }
 
 // payload reads one form of a chunk.

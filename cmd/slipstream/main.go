@@ -44,6 +44,8 @@ func command() *cli.Command {
 		Commands: []*cli.Command{
 			serveCommand(),
 			simulateCommand(),
+			tailCommand(),
+			healthCommand(),
 			{
 				Name:  "version",
 				Usage: "print the version",

@@ -1,0 +1,45 @@
+# Everything here works on a fresh clone with Go alone; a C compiler makes it faster
+# (libzstd). Real work is in scripts/.
+
+VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
+BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+FUZZTIME ?= 60s
+
+.PHONY: all build static test race lint fuzz bench dictionary demo run docker
+
+all: lint test
+
+build: ## bin/slipstream
+	$(BUILD) -o bin/slipstream ./cmd/slipstream
+
+static: ## bin/slipstream without any shared library, as in the container image
+	$(BUILD:-s=-s -linkmode external -extldflags '-static') -tags netgo,osusergo -o bin/slipstream ./cmd/slipstream
+
+test: ## every test, in a minute or two
+	go test ./...
+
+race: ## the same under the race detector
+	go test -race -short ./...
+
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l .)" || { echo "gofmt needed:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+fuzz: ## every fuzz test for FUZZTIME
+	scripts/fuzz.sh $(FUZZTIME)
+
+bench: ## what an event costs, stage by stage
+	scripts/bench.sh
+
+dictionary: ## train a new zstd dictionary
+	scripts/train-dictionary.sh
+
+demo: build ## simulated relay, daemon, events on the terminal; no network needed
+	scripts/demo.sh
+
+run: build ## the daemon on the live network
+	bin/slipstream serve
+
+docker: ## the container image
+	docker build --build-arg VERSION=$(VERSION) -t slipstream .

@@ -47,6 +47,26 @@ func newKey(seed, account uint64) (atcrypto.PrivateKey, error) {
 	return &p256Key{key}, nil
 }
 
+// PublicKey returns the key that an account of the stream signs with, or nil for a DID that is not
+// among its first million. It searches: it is made for tests.
+func (r *Relay) PublicKey(did string) atcrypto.PublicKey {
+	for n := range uint64(1e6) {
+		if got, _ := didOf(r.cfg.Seed, n); got != did {
+			continue
+		}
+		key, err := newKey(r.cfg.Seed, n)
+		if err != nil {
+			return nil
+		}
+		public, err := key.PublicKey()
+		if err != nil {
+			return nil
+		}
+		return public
+	}
+	return nil
+}
+
 // keySecret hashes its way to a scalar. Clearing the top bit keeps it below both group orders.
 func keySecret(seed, account uint64) []byte {
 	var in [16]byte

@@ -91,6 +91,20 @@ func putPLC(dst []byte, seed, n uint64) {
 	putBase32(dst[12:24], mix64(h^n))
 }
 
+func handleOf(n uint64) string {
+	return fmt.Sprintf("%s-%d.example.com", names[n%uint64(len(names))], n)
+}
+
+// didOf names the n-th account. One in two hundred is a did:web.
+func didOf(seed, n uint64) (did string, web bool) {
+	if n%200 == 7 {
+		return "did:web:" + handleOf(n), true
+	}
+	b := []byte("did:plc:aaaaaaaaaaaaaaaaaaaaaaaa")
+	putPLC(b[len(plcPrefix):], seed, n)
+	return string(b), false
+}
+
 // putBase32 fills dst, at most 12 bytes, with base32 characters from the low bits of h.
 func putBase32(dst []byte, h uint64) {
 	for i := range dst {
@@ -117,18 +131,12 @@ func (w *world) newAccount(records int, at time.Time) (*account, error) {
 	w.born++
 	a := &account{
 		number:  n,
-		handle:  fmt.Sprintf("%s-%d.example.com", names[n%uint64(len(names))], n),
+		handle:  handleOf(n),
 		clockID: uint(mix64(n) & 0x3ff),
 		active:  true,
 		tree:    mst.NewEmptyTree(),
 	}
-	if n%200 == 7 {
-		a.web, a.did = true, "did:web:"+a.handle
-	} else {
-		b := []byte("did:plc:aaaaaaaaaaaaaaaaaaaaaaaa")
-		putPLC(b[len(plcPrefix):], w.seed, n)
-		a.did = string(b)
-	}
+	a.did, a.web = didOf(w.seed, n)
 	var err error
 	if a.key, err = newKey(w.seed, n); err != nil {
 		return nil, err

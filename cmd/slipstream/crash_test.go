@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"slipstream/pkg/simrelay"
+)
+
+// process is the real program, to be killed.
+type process struct {
+	t      testing.TB
+	cmd    *exec.Cmd
+	stderr *bytes.Buffer
+	done   chan error
+}
+
+// startProcess runs the program with the given arguments.
+func startProcess(t testing.TB, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(os.Args[0], args...), stderr: &bytes.Buffer{}, done: make(chan error, 1)}
+	p.cmd.Env = append(append(os.Environ(), "SLIPSTREAM_TEST_MAIN=1"), env...)
+	p.cmd.Stdout, p.cmd.Stderr = p.stderr, p.stderr
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.done <- p.cmd.Wait() }()
+	t.Cleanup(func() { p.cmd.Process.Kill() })
+	return p
+}
+
+func (p *process) signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatalf("signal: %v; the process said:\n%s", err, p.stderr)
+	}
+}
+
+// wait waits for the end and returns the exit error.
+func (p *process) wait() error {
+	p.t.Helper()
+	select {
+	case err := <-p.done:
+		return err
+	case <-time.After(30 * time.Second):
+		p.t.Fatalf("the process does not end; it said:\n%s", p.stderr)
+		return nil
+	}
+}
+
+// startRelay runs a simulated relay for the length of the test and returns its URL.
+func startRelay(t testing.TB, cfg simrelay.Config) (*simrelay.Relay, string) {
+	t.Helper()
+	relay, err := simrelay.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- relay.Run(ctx) }()
+	server := httptest.NewServer(relay.Handler())
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		server.Close()
+	})
+	return relay, strings.Replace(server.URL, "http://", "ws://", 1)
+}
+
+// expectedEvents lists what a v1 consumer must receive of frames first to last.
+func expectedEvents(relay *simrelay.Relay, first, last int64) []simrelay.Expected {
+	var all []simrelay.Expected
+	for seq := first; seq <= last; seq++ {
+		for _, e := range relay.Expected(seq) {
+			if e.Kind != "sync" { // not on this wire
+				all = append(all, e)
+			}
+		}
+	}
+	return all
+}
+
+// v1Event is a v1 event as a client library sees it.
+type v1Event struct {
+	DID    string `json:"did"`
+	TimeUS int64  `json:"time_us"`
+	Kind   string `json:"kind"`
+	Commit struct {
+		Rev, Operation, Collection, RKey, CID string
+		Record                                json.RawMessage
+	}
+	Identity struct {
+		Seq    int64
+		Handle string
+	}
+	Account struct {
+		Seq    int64
+		Active bool
+		Status string
+	}
+}
+
+func parseEvent(t testing.TB, message []byte) v1Event {
+	t.Helper()
+	var e v1Event
+	if err := json.Unmarshal(message, &e); err != nil {
+		t.Fatalf("%v in %s", err, message)
+	}
+	return e
+}
+
+// matches reports how an event differs from what the relay knows it sent, or "".
+func (e *v1Event) matches(want *simrelay.Expected) string {
+	got := simrelay.Expected{Seq: want.Seq, Kind: e.Kind, DID: e.DID, Time: want.Time}
+	switch e.Kind {
+	case "commit":
+		got.Rev, got.Collection, got.RKey, got.Action, got.CID = e.Commit.Rev, e.Commit.Collection, e.Commit.RKey, e.Commit.Operation, e.Commit.CID
+	case "identity":
+		got.Seq, got.Handle = e.Identity.Seq, e.Identity.Handle
+	case "account":
+		got.Seq, got.Active, got.Status = e.Account.Seq, e.Account.Active, e.Account.Status
+	}
+	w := *want
+	w.RecordJSON = nil
+	if fmt.Sprint(got) != fmt.Sprint(w) {
+		return fmt.Sprintf("got %+v, want %+v", got, w)
+	}
+	return ""
+}
+
+// Killed twenty times at random moments of ingest at full speed, the daemon loses
+// nothing: a consumer that resumes from its cursor sees every op in order, and what it
+// saw before a kill comes back under the same time_us with the same bytes.
+func TestKill(t *testing.T) {
+	kills := 20
+	if testing.Short() {
+		kills = 4
+	}
+	const total = 250_000
+	relay, upstream := startRelay(t, simrelay.Config{Seed: 11, Loop: 500, Total: total})
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	dir := t.TempDir()
+	addr, metrics := freeAddr(t), freeAddr(t)
+	start := func() *process {
+		p := startProcess(t, nil, "serve", "--upstream-url", upstream, "--upstream-cursor", "0", "--data-dir", dir,
+			"--listen-addr", addr, "--metrics-listen-addr", metrics, "--log-level", "warn")
+		waitHealthy(t, addr)
+		return p
+	}
+
+	seq := int64(simrelay.DefaultFirstSeq) // of the next expected frame
+	var queue []simrelay.Expected          // expected of the frames before seq, not yet received
+	next := func() *simrelay.Expected {
+		for len(queue) == 0 {
+			queue = expectedEvents(relay, seq, seq)
+			seq++
+		}
+		e := &queue[0]
+		queue = queue[1:]
+		return e
+	}
+	var lastMessage []byte
+	last, received := int64(0), 0
+	// receive reads until a moment has come or the connection ends.
+	receive := func(until time.Time) {
+		ws := dial(t, addr, fmt.Sprint("cursor=", last))
+		r := newReader(t, ws)
+		for first := last != 0; time.Now().Before(until); first = false {
+			message, err := r.next(time.Until(until) + time.Millisecond)
+			if err != nil {
+				return
+			}
+			e := parseEvent(t, message)
+			if first {
+				if !bytes.Equal(message, lastMessage) {
+					t.Fatalf("after a kill the last event comes back as\n%s, it was\n%s", message, lastMessage)
+				}
+				continue
+			}
+			if e.TimeUS <= last {
+				t.Fatalf("time_us %d after %d", e.TimeUS, last)
+			}
+			if diff := e.matches(next()); diff != "" {
+				t.Fatalf("event %d: %s", received, diff)
+			}
+			last, lastMessage = e.TimeUS, message
+			received++
+		}
+	}
+	interrupted := 0
+	for range kills {
+		p := start()
+		received := make(chan struct{})
+		kill := time.Duration(20+rng.IntN(250)) * time.Millisecond
+		go func() {
+			defer close(received)
+			time.Sleep(kill)
+			p.cmd.Process.Kill()
+		}()
+		receive(time.Now().Add(10 * time.Second)) // until the kill ends the connection
+		<-received
+		p.wait()
+		if relay.LastSeq() < simrelay.DefaultFirstSeq+total-1 {
+			interrupted++
+		}
+	}
+	if interrupted < kills*3/4 {
+		t.Errorf("only %d of %d kills came before the stream's end: the test does not test much", interrupted, kills)
+	}
+
+	// A last life, to the end; then the whole stream again, from the start.
+	p := start()
+	want := expectedEvents(relay, simrelay.DefaultFirstSeq, simrelay.DefaultFirstSeq+total-1)
+	for deadline := time.Now().Add(60 * time.Second); received < len(want); {
+		receive(time.Now().Add(2 * time.Second))
+		if time.Now().After(deadline) {
+			t.Fatalf("received %d of %d events", received, len(want))
+		}
+	}
+	r := newReader(t, dial(t, addr, "cursor=0&compress=true"))
+	before := int64(0)
+	for i := range want {
+		message, err := r.next(20 * time.Second)
+		if err != nil {
+			t.Fatalf("event %d of %d: %v", i, len(want), err)
+		}
+		e := parseEvent(t, message)
+		if diff := e.matches(&want[i]); diff != "" {
+			t.Fatalf("replay, event %d: %s", i, diff)
+		}
+		if e.TimeUS <= before {
+			t.Fatalf("replay: time_us %d after %d", e.TimeUS, before)
+		}
+		before = e.TimeUS
+	}
+	p.signal(syscall.SIGTERM)
+	if err := p.wait(); err != nil {
+		t.Errorf("SIGTERM: %v; the process said:\n%s", err, p.stderr)
+	}
+	t.Logf("%d events, %d of %d kills interrupted ingest", len(want), interrupted, kills)
+}

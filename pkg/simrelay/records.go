@@ -286,7 +286,7 @@ func (w *world) blogEntry(_ *account, at time.Time) record {
 // opaque exercises the whole data model: $bytes, $link, null, nesting, integers at the ends of
 // their range, empty and odd keys.
 func (w *world) opaque(_ *account, at time.Time) record {
-	raw := make([]byte, w.rng.IntN(70))
+	raw := make([]byte, 1+w.rng.IntN(70))
 	for i := range raw {
 		raw[i] = byte(w.rng.Uint32())
 	}

@@ -7,22 +7,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unsent returns how many bytes written to the socket the peer has not acknowledged
-// (TIOCOUTQ), or 0 if that cannot be told.
-func unsent(c net.Conn) int {
-	raw, ok := c.(syscall.Conn)
-	if !ok {
-		return 0
+// outbound tells how a connection's bytes fare below us: unsent is how many the peer
+// has not acknowledged (TIOCOUTQ), acked how many it ever has. acked is what progress
+// is judged by: with a writer that refills the socket as soon as there is room, unsent
+// may stand still at the brim although bytes flow. ok is false if acked cannot be told,
+// and unsent is 0 if that cannot.
+func outbound(c net.Conn) (unsent int, acked uint64, ok bool) {
+	raw, is := c.(syscall.Conn)
+	if !is {
+		return 0, 0, false
 	}
 	rc, err := raw.SyscallConn()
 	if err != nil {
-		return 0
+		return 0, 0, false
 	}
-	n := 0
 	rc.Control(func(fd uintptr) {
-		if n, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ); err != nil {
-			n = 0
+		n, err := unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
+		if err != nil || n == 0 {
+			return
+		}
+		unsent = n
+		// The kernel counts since 4.1; what only looks like Linux may leave it at 0.
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			acked, ok = info.Bytes_acked, info.Bytes_acked > 0
 		}
 	})
-	return n
+	return unsent, acked, ok
 }

@@ -4,5 +4,5 @@ package subscribe
 
 import "net"
 
-// unsent cannot be told here: progress is then judged by writes that return.
-func unsent(net.Conn) int { return 0 }
+// outbound cannot be told here: progress is then judged by writes that return.
+func outbound(net.Conn) (unsent int, acked uint64, ok bool) { return 0, 0, false }

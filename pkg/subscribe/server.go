@@ -150,20 +150,29 @@ func (s *Server) behind() int {
 // check judges one subscriber: see the package comment on who is ended.
 func (s *Server) check(sub *subscriber, now time.Time) {
 	p := &sub.progress
-	written, left := sub.written.Load(), unsent(sub.raw)
-	waiting := left > 0 || sub.writing.Load()
-	if !waiting || written != p.written || left != p.unsent {
-		p.written, p.unsent, p.since = written, left, now
+	unsent, acked, ok := outbound(sub.raw)
+	if !ok {
+		acked = uint64(sub.written.Load())
+	}
+	waiting := unsent > 0 || sub.writing.Load()
+	if !waiting || acked != p.acked || !ok && unsent != p.unsent {
+		p.acked, p.unsent, p.since = acked, unsent, now
 	}
 	heard := time.Unix(0, sub.heard.Load())
+	if waiting || heard.After(p.asked) {
+		// A ping that is stuck behind data, here or in what the peer has yet to read, is no
+		// silence: the time counts from when nothing was in its way.
+		p.asked = now
+	}
 	switch {
 	case waiting && now.Sub(p.since) > s.cfg.StallTimeout:
-		s.metrics.ended(endedStalled)
-		s.log.Info("consumer ended: it took nothing for too long", "consumer", sub.raw.RemoteAddr(),
-			"timeout", s.cfg.StallTimeout, "unsent_bytes", left)
+		sub.ended(endedStalled)
+		s.log.Debug("consumer ended: it took nothing for too long", "consumer", sub.raw.RemoteAddr(),
+			"timeout", s.cfg.StallTimeout, "unsent_bytes", unsent)
 		abort(sub.raw)
-	case !waiting && p.pinged.After(heard) && now.Sub(heard) > s.cfg.StallTimeout+s.cfg.PingInterval:
-		s.metrics.ended(endedSilent)
+	case sub.box.isClosing():
+	case !waiting && p.pinged.After(heard) && now.Sub(p.asked) > s.cfg.StallTimeout+s.cfg.PingInterval:
+		sub.ended(endedSilent)
 		sub.box.close(websocket.ClosePolicyViolation, "no answer to pings")
 	case !waiting && now.Sub(p.pinged) >= s.cfg.PingInterval && now.Sub(heard) >= s.cfg.PingInterval/2:
 		p.pinged = now
@@ -219,7 +228,7 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 	}
 	now := time.Now()
 	sub.heard.Store(now.UnixNano())
-	sub.progress = progress{since: now, pinged: now}
+	sub.progress = progress{since: now, pinged: now, asked: now}
 	s.metrics.handshakes.Inc()
 	s.show(sub)
 	sub.serve(s.ctx)

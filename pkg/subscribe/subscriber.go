@@ -38,6 +38,7 @@ type subscriber struct {
 	writing  atomic.Bool  // a write is under way
 	heard    atomic.Int64 // unix ns: when the peer last sent anything
 	position atomic.Int64 // the writer's, for metrics
+	over     atomic.Bool  // the server has ended the connection, and counted why
 
 	// Owned by the writer.
 	at      event.Cursor // the last event that has been dealt with
@@ -56,10 +57,11 @@ type subscriber struct {
 
 // progress is what the last look at a subscriber saw.
 type progress struct {
-	written int64
-	unsent  int
-	since   time.Time // when bytes last left, or there was nothing to send
-	pinged  time.Time
+	acked  uint64 // bytes that the peer took; where that cannot be told: that were written
+	unsent int
+	since  time.Time // when bytes last left, or there was nothing to send
+	pinged time.Time
+	asked  time.Time // since when a ping could have been answered
 }
 
 // serve runs the subscriber until its connection is over.
@@ -118,7 +120,7 @@ func (s *subscriber) read() {
 			continue
 		}
 		if err != nil {
-			s.srv.metrics.ended(endedOptions)
+			s.ended(endedOptions)
 			s.box.close(websocket.ClosePolicyViolation, err.Error())
 			return
 		}
@@ -197,7 +199,7 @@ func (s *subscriber) begin() event.Cursor {
 func (s *subscriber) end(err error) {
 	switch {
 	case errors.Is(err, eventlog.ErrTrimmed):
-		s.srv.metrics.ended(endedTrimmed)
+		s.ended(endedTrimmed)
 		s.box.close(websocket.ClosePolicyViolation, fmt.Sprintf("too slow: the buffer no longer holds what follows cursor %d", s.at))
 	case errors.Is(err, eventlog.ErrClosed):
 		s.box.close(websocket.CloseGoingAway, "the server is shutting down")
@@ -349,6 +351,13 @@ func (s *subscriber) start(i int) int {
 		return 0
 	}
 	return s.stop(i - 1)
+}
+
+// ended counts why the server ends the connection: the first reason only.
+func (s *subscriber) ended(why ending) {
+	if s.over.CompareAndSwap(false, true) {
+		s.srv.metrics.ended(why)
+	}
 }
 
 // send writes buffers to the socket, however long that takes.

@@ -139,6 +139,10 @@ func (s *subscriber) write(ctx context.Context) {
 	hello := s.hello
 	var timer <-chan time.Time
 	for {
+		// Looked at before every write: a replay may not park for hours.
+		if ctx.Err() != nil {
+			s.box.close(websocket.CloseGoingAway, "the server is shutting down; reconnect with your last time_us as cursor")
+		}
 		if frames, last := s.box.take(); len(frames) > 0 {
 			if s.send(net.Buffers{frames}) != nil || last {
 				return
@@ -170,7 +174,6 @@ func (s *subscriber) write(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-			s.box.close(websocket.CloseGoingAway, "the server is shutting down; reconnect with your last time_us as cursor")
 		case <-s.box.wake:
 		case <-grown:
 		case <-timer:
@@ -178,10 +181,6 @@ func (s *subscriber) write(ctx context.Context) {
 			hello, ready = nil, true
 			s.at = s.begin()
 			s.position.Store(int64(s.at))
-		}
-		// A context that has ended is looked at once: the close frame is on its way.
-		if ctx.Err() != nil {
-			s.box.close(websocket.CloseGoingAway, "the server is shutting down; reconnect with your last time_us as cursor")
 		}
 	}
 }

@@ -191,7 +191,7 @@ func (s *subscriber) begin() event.Cursor {
 	if s.options.live || s.options.cursor > last {
 		return last
 	}
-	return max(s.options.cursor-1, s.srv.cfg.Log.Trimmed())
+	return max(s.options.cursor, s.srv.cfg.Log.Trimmed()+1) - 1 // the smallest cursor has no predecessor
 }
 
 // end turns an error of the log's into a close frame.

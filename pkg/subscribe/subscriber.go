@@ -18,8 +18,7 @@ import (
 // writeBytes bounds one write to a socket: control frames wait for no more than this.
 const writeBytes = 256 << 10
 
-// closeLinger is how long a closed connection is read on, so that the close frame is
-// not lost to a reset because of what the peer had still sent.
+// closeLinger is how long a connection is read on after its close frame.
 const closeLinger = 2 * time.Second
 
 // subscriber is one connection.
@@ -79,14 +78,18 @@ func (s *subscriber) serve(ctx context.Context) {
 		}
 	}()
 	s.read()
-	if !s.box.isClosing() {
+	if s.box.isClosing() {
+		// Bytes that are left unread make the kernel answer with a reset, which may overtake
+		// the close frame; and a peer in the middle of a large message reads nothing before
+		// it is rid of it. The deadline above, the sweep or the peer end this.
+		io.Copy(io.Discard, s.raw)
+	} else {
 		// The peer is gone: a write to it must not block any longer.
 		cancel()
 		s.raw.Close()
 	}
 	<-written
 	cancel()
-	io.Copy(io.Discard, io.LimitReader(s.raw, maxOptions))
 	s.raw.Close()
 }
 
@@ -111,6 +114,10 @@ func (s *subscriber) read() {
 	})
 	for hello := s.options.hello; ; {
 		_, message, err := s.ws.ReadMessage()
+		if errors.Is(err, websocket.ErrReadLimit) {
+			// gorilla has said so already unless the length is absurd (over 63 bits).
+			s.box.close(websocket.CloseMessageTooBig, "")
+		}
 		if err != nil {
 			return
 		}

@@ -19,7 +19,7 @@ const limiterStep = 50 * time.Millisecond
 
 // quota returns how many events may be sent now or, if none, how long to wait.
 func (l *limiter) quota(now time.Time) (int, time.Duration) {
-	if l.rate <= 0 {
+	if l.rate == 0 {
 		return math.MaxInt, 0
 	}
 	if l.last.IsZero() {
@@ -35,9 +35,9 @@ func (l *limiter) quota(now time.Time) (int, time.Duration) {
 	return 0, max(limiterStep, time.Duration((1-l.tokens)/l.rate*float64(time.Second)))
 }
 
-// take uses up one event.
-func (l *limiter) take() {
+// take uses up n events.
+func (l *limiter) take(n int) {
 	if l.rate > 0 {
-		l.tokens--
+		l.tokens -= float64(n)
 	}
 }

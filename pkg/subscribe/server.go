@@ -202,7 +202,7 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this is a websocket endpoint; try: websocat \"ws://"+r.Host+r.URL.RequestURI()[:min(len(r.URL.RequestURI()), 200)]+"\"", http.StatusUpgradeRequired)
 		return
 	}
-	sub := &subscriber{srv: s, box: newMailbox(), options: o, hello: make(chan struct{}), rate: limiter{rate: s.cfg.MaxRate}}
+	sub := &subscriber{srv: s, box: newMailbox(), options: o, hello: make(chan struct{}), rate: limiter{rate: max(s.cfg.MaxRate, 0)}}
 	sub.filter.Store(o.filter)
 	if !o.hello {
 		close(sub.hello)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sort"
 	"sync/atomic"
 	"time"
 
@@ -215,6 +216,19 @@ func (s *subscriber) end(err error) {
 	}
 }
 
+// Bounds of what gather collects besides writeBytes.
+const (
+	// scanEvents is how many unwanted events may be passed before control frames get their
+	// turn.
+	scanEvents = 100_000
+	// holdBytes bounds the payloads that a write keeps in memory, of which a thin filter
+	// wants next to nothing, while its consumer is in no hurry to take it.
+	holdBytes = 1 << 20
+	// writeRuns bounds the slices of a write: the runtime keeps an array for as many with
+	// each socket.
+	writeRuns = 256
+)
+
 // gather fills s.bufs with the next wanted events, up to writeBytes and at message
 // boundaries, and moves the position past all that it looked at. With nothing wanted:
 // grown is what to wait for, wait how long the rate limit asks for; both zero if it
@@ -225,76 +239,97 @@ func (s *subscriber) gather() (grown <-chan struct{}, wait time.Duration, err er
 	if quota == 0 {
 		return nil, wait, nil
 	}
-	size, scanned := 0, 0
-	for size < writeBytes && quota > 0 && scanned < scanEvents {
+	size, scanned, held := 0, 0, 0
+	for size < writeBytes && quota > 0 && scanned < scanEvents && held < holdBytes && len(s.bufs) < writeRuns {
 		if s.chunk == nil {
-			var c *eventlog.Chunk
-			c, grown, err = s.srv.cfg.Log.Next(s.at)
-			if errors.Is(err, eventlog.ErrTrimmed) && !s.sent && len(s.bufs) == 0 {
-				// It asked for the buffer's start, which has moved since.
-				s.at = max(s.at, s.srv.cfg.Log.Trimmed())
+			s.chunk, grown, err = s.srv.cfg.Log.Next(s.at)
+			if s.follow(err) {
 				continue
 			}
 			if err != nil {
 				return nil, 0, s.unless(err)
 			}
-			if c == nil {
+			if s.chunk == nil {
 				return grown, 0, nil
 			}
-			s.chunk, s.next = c, c.After(s.at)
-			s.matcher.filter, s.data = nil, nil
+			s.next = s.chunk.After(s.at)
 		}
 		c := s.chunk
 		if f := s.filter.Load(); f != s.matcher.filter {
 			s.matcher.reset(f, c)
 			if s.matcher.none() {
-				scanned += len(c.Entries)
-				s.at, s.chunk, s.data = c.Last(), nil, nil
+				scanned += len(c.Entries) - s.next
+				s.at = c.Last()
+				s.drop()
 				continue
 			}
 		}
-		for s.next < len(c.Entries) && size < writeBytes && quota > 0 {
-			i, full := s.next, false
-			// A run of wanted events is one slice.
-			for i < len(c.Entries) && quota > 0 && s.matcher.wants(i) {
-				if s.data == nil {
-					if err := s.load(c); err != nil {
-						return nil, 0, s.unless(err)
-					}
-				}
-				if n := size + s.stop(i) - s.start(s.next); n > writeBytes && (size > 0 || i > s.next) {
-					full = true
-					break
-				}
-				i++
-				quota--
-				s.rate.take()
-			}
-			if i == s.next {
-				if full {
-					return nil, 0, nil
-				}
-				s.next++
-				scanned++
-				s.at = c.Entries[i].Cursor
-				continue
-			}
-			run := s.data[s.start(s.next):s.stop(i-1)]
-			s.bufs = append(s.bufs, run)
-			size += len(run)
-			s.at = c.Entries[i-1].Cursor
-			s.next = i
+		for s.next < len(c.Entries) && !s.matcher.wants(s.next) {
+			s.at = c.Entries[s.next].Cursor
+			s.next++
+			scanned++
 		}
 		if s.next == len(c.Entries) {
-			s.chunk, s.data = nil, nil
+			held += len(s.data)
+			s.drop()
+			continue
 		}
+		if s.data == nil {
+			if err := s.load(c); err != nil {
+				if s.follow(err) {
+					continue
+				}
+				return nil, 0, s.unless(err)
+			}
+		}
+		end := s.run(writeBytes-size, quota)
+		if end == s.next {
+			if size > 0 {
+				break
+			}
+			end++ // larger than a write: it goes alone
+		}
+		run := s.data[s.start(s.next):s.stop(end-1)]
+		s.bufs = append(s.bufs, run)
+		size += len(run)
+		quota -= end - s.next
+		s.rate.take(end - s.next)
+		s.at, s.next = c.Entries[end-1].Cursor, end
 	}
 	return nil, 0, nil
 }
 
-// scanEvents is how many unwanted events may be passed before control frames get their
-// turn.
-const scanEvents = 100_000
+// run returns where the run of wanted events that begins at s.next ends: after no more
+// than room bytes and quota events.
+func (s *subscriber) run(room, quota int) int {
+	c, begin := s.chunk, s.start(s.next)
+	if s.matcher.all && s.rate.rate == 0 {
+		// Sync events are empty here: they do no harm inside a run.
+		return s.next + sort.Search(len(c.Entries)-s.next, func(n int) bool { return s.stop(s.next+n)-begin > room })
+	}
+	end := s.next
+	for end < len(c.Entries) && end-s.next < quota && s.stop(end)-begin <= room && s.matcher.wants(end) {
+		end++
+	}
+	return end
+}
+
+// drop lets go of the current chunk, so that a parked subscriber keeps none in memory.
+func (s *subscriber) drop() {
+	s.chunk, s.data, s.ends = nil, nil, nil
+	s.matcher.filter, s.matcher.chunk = nil, nil
+}
+
+// follow reports whether err only says that the buffer's start, which the subscriber
+// asked for, has moved since. The position then moves with it.
+func (s *subscriber) follow(err error) bool {
+	if !errors.Is(err, eventlog.ErrTrimmed) || s.sent || len(s.bufs) > 0 {
+		return false
+	}
+	s.at = max(s.at, s.srv.cfg.Log.Trimmed())
+	s.drop()
+	return true
+}
 
 // unless returns err, or nil if there are events to be written first: the error comes
 // again.

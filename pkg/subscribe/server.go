@@ -140,7 +140,8 @@ func (s *Server) behind() int {
 	limit := s.cfg.Log.Last() - event.Cursor(10*time.Second/time.Microsecond)
 	n := 0
 	for _, sub := range s.all() {
-		if event.Cursor(sub.position.Load()) < limit {
+		// Position 0 waits for its hello, or for the first event there ever was.
+		if at := event.Cursor(sub.position.Load()); at > 0 && at < limit {
 			n++
 		}
 	}

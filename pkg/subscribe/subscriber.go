@@ -22,6 +22,11 @@ const writeBytes = 256 << 10
 // closeLinger is how long a connection is read on after its close frame.
 const closeLinger = 2 * time.Second
 
+// messageRate is how many messages per second are read from a consumer, which may have
+// saved up as many: each costs up to some 10 ms to parse and makes the writer look up
+// its filter again.
+const messageRate = 10
+
 // subscriber is one connection.
 type subscriber struct {
 	// Immutable after the handshake.
@@ -113,7 +118,12 @@ func (s *subscriber) read() {
 		}
 		return nil
 	})
+	messages := limiter{rate: messageRate}
 	for hello := s.options.hello; ; {
+		for n, wait := messages.quota(time.Now()); n == 0; n, wait = messages.quota(time.Now()) {
+			time.Sleep(wait)
+		}
+		messages.take(1)
 		_, message, err := s.ws.ReadMessage()
 		if errors.Is(err, websocket.ErrReadLimit) {
 			// gorilla has said so already unless the length is absurd (over 63 bits).

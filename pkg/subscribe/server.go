@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -48,6 +49,7 @@ type Server struct {
 	metrics      *metrics
 	dictionaries map[uint32]dictionary
 	upgrader     websocket.Upgrader
+	complained   atomic.Int64 // unix ns
 
 	mu          sync.Mutex // guards everything below
 	subscribers map[*subscriber]struct{}
@@ -180,6 +182,17 @@ func (s *Server) check(sub *subscriber, now time.Time) {
 		sub.box.control(websocket.PingMessage, nil)
 	}
 }
+
+// complain logs that the event log cannot be read. Consumers come back at once, so it is
+// said no more than every complainInterval.
+func (s *Server) complain(at event.Cursor, err error) {
+	now := time.Now().UnixNano()
+	if last := s.complained.Load(); now-last >= int64(complainInterval) && s.complained.CompareAndSwap(last, now) {
+		s.log.Error("cannot read the event log for a consumer", "cursor", at, "error", err)
+	}
+}
+
+const complainInterval = 10 * time.Second
 
 // abort ends a connection whose peer takes nothing: what the kernel still holds for it
 // is given up.

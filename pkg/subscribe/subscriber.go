@@ -221,7 +221,7 @@ func (s *subscriber) end(err error) {
 	case errors.Is(err, eventlog.ErrClosed):
 		s.box.close(websocket.CloseGoingAway, "the server is shutting down")
 	default:
-		s.srv.log.Error("cannot read the event log for a consumer", "cursor", s.at, "error", err)
+		s.srv.complain(s.at, err)
 		s.box.close(websocket.CloseInternalServerErr, "the server cannot read its event log")
 	}
 }

@@ -1,10 +1,12 @@
 package subscribe
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"slipstream/pkg/event"
 )
@@ -96,12 +98,7 @@ func (s *Server) serveDictionary(w http.ResponseWriter, r *http.Request, id uint
 		return
 	}
 	w.Header().Set("ETag", d.etag)
-	if r.Header.Get("If-None-Match") == d.etag {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Zstd-Dictionary-Id", fmt.Sprint(id))
-	w.Header().Set("Content-Length", strconv.Itoa(len(d.bytes)))
-	w.Write(d.bytes)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(d.bytes)) // conditions and ranges
 }

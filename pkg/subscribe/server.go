@@ -212,12 +212,14 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !websocket.IsWebSocketUpgrade(r) {
+		w.Header().Set("Connection", "Upgrade") // RFC 9110 section 7.8
 		w.Header().Set("Upgrade", "websocket")
 		http.Error(w, "this is a websocket endpoint; try: websocat \"ws://"+r.Host+r.URL.RequestURI()[:min(len(r.URL.RequestURI()), 200)]+"\"", http.StatusUpgradeRequired)
 		return
 	}
 	sub := &subscriber{srv: s, box: newMailbox(), options: o, hello: make(chan struct{}), rate: limiter{rate: max(s.cfg.MaxRate, 0)}}
 	sub.filter.Store(o.filter)
+	sub.options.filter = nil // an update may replace it: nothing else holds it then
 	if !o.hello {
 		close(sub.hello)
 	}

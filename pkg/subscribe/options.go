@@ -35,7 +35,7 @@ func parseOptions(r *http.Request) (options, error) {
 	if len(r.URL.RawQuery) > maxQuery {
 		return o, fmt.Errorf("the query has %d bytes, at most %d are allowed; connect with requireHello=true and send wantedDids in an options_update", len(r.URL.RawQuery), maxQuery)
 	}
-	query, err := url.ParseQuery(r.URL.RawQuery)
+	query, err := parseQuery(r.URL.RawQuery)
 	if err != nil {
 		return o, fmt.Errorf("the query is not well formed: %s", strings.TrimPrefix(err.Error(), "invalid "))
 	}
@@ -57,6 +57,22 @@ func parseOptions(r *http.Request) (options, error) {
 	o.compress = query.Get("compress") == "true" || strings.Contains(r.Header.Get("Socket-Encoding"), "zstd")
 	o.hello = query.Get("requireHello") == "true"
 	return o, nil
+}
+
+// parseQuery is url.ParseQuery without its limit of 10,000 parameters, which as many
+// wantedDids and a cursor exceed.
+func parseQuery(raw string) (url.Values, error) {
+	query := url.Values{}
+	for pair := range strings.SplitSeq(raw, "&") {
+		one, err := url.ParseQuery(pair)
+		if err != nil {
+			return nil, err
+		}
+		for name, values := range one {
+			query[name] = append(query[name], values...)
+		}
+	}
+	return query, nil
 }
 
 // list takes each value as one or, where a client joined them, as several.

@@ -92,6 +92,16 @@ func (p *faultPlan) change(from int64, f Faults) int64 {
 	return from
 }
 
+// any tells whether there may be a fault anywhere.
+func (p *faultPlan) any() bool {
+	for _, era := range p.eras {
+		if era.faults.Rate > 0 || len(era.faults.At) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (p *faultPlan) at(seq int64) Fault {
 	i := len(p.eras) - 1
 	for i > 0 && p.eras[i].from > seq {

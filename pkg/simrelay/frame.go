@@ -30,13 +30,15 @@ type frame struct {
 	wire []byte // websocket header, message header, message body
 	kind string
 
-	payloadAt int   // message header, behind the websocket header
-	seqAt     int   // the CBOR integer
-	timeAt    int   // len(timeLayout) characters
-	didAt     int   // in the message body
-	didLen    int   // of the DID there
-	plcAt     []int // each place of a patchable DID's 24 characters
-	revAt     []int // each place of the rev; the first is the message's own
+	payloadAt int    // message header, behind the websocket header
+	seqAt     int    // the CBOR integer
+	timeAt    int    // len(timeLayout) characters
+	didAt     int    // in the message body
+	didLen    int    // of the DID there
+	number    uint64 // of the account
+	plcAt     []int  // each place of a patchable DID's 24 characters
+	revAt     []int  // each place of the rev; the first is the message's own
+	sinceAt   int
 	commit    block // the commit object
 	commitCID []int // each place of its CID
 	blocksAt  int   // the byte-string head of the blocks field
@@ -133,6 +135,7 @@ func (w *framer) did(key string, a *account) {
 	w.key(key)
 	w.f.didAt = w.str(a.did)
 	w.f.didLen = len(a.did)
+	w.f.number = a.number
 	w.plc(a, w.f.didAt)
 }
 
@@ -161,7 +164,7 @@ func (w *framer) finish() *frame {
 			*p -= shift
 		}
 	}
-	for _, p := range []*int{&f.seqAt, &f.timeAt, &f.didAt, &f.blocksAt, &f.carAt, &f.opsAt, &f.opsEnd, &f.tooBigAt} {
+	for _, p := range []*int{&f.sinceAt, &f.seqAt, &f.timeAt, &f.didAt, &f.blocksAt, &f.carAt, &f.opsAt, &f.opsEnd, &f.tooBigAt} {
 		move(p)
 	}
 	for _, list := range [][]int{f.plcAt, f.revAt, f.commitCID} {
@@ -377,7 +380,7 @@ func (c *commitFrame) encode() *frame {
 	if c.since == "" {
 		w.null()
 	} else {
-		w.str(c.since)
+		w.f.sinceAt = w.str(c.since)
 	}
 	w.car(c.account, c.commit, c.nodes, c.muts)
 	w.key("commit")

@@ -3,9 +3,6 @@ package simrelay_test
 import (
 	"bytes"
 	"context"
-	"io"
-	"net"
-	"strings"
 	"testing"
 
 	"github.com/bluesky-social/indigo/atproto/repo"
@@ -74,34 +71,5 @@ func TestLoop(t *testing.T) {
 				seen[key] = true
 			}
 		}
-	}
-}
-
-// BenchmarkLoop is what one reader that throws everything away gets over loopback.
-func BenchmarkLoop(b *testing.B) {
-	const total = 300_000
-	b.ReportAllocs()
-	for b.Loop() {
-		relay, url := start(b, simrelay.Config{Seed: 1, Loop: 2000, Total: total})
-		addr, path, _ := strings.Cut(strings.TrimPrefix(url, "ws://"), "/")
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			b.Fatal(err)
-		}
-		io.WriteString(conn, "GET /"+path+"?cursor=0 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
-		buf := make([]byte, 256<<10)
-		bytes := int64(0)
-		b.ResetTimer()
-		for relay.LastSeq() < simrelay.DefaultFirstSeq+total-1 {
-			n, err := conn.Read(buf)
-			if err != nil {
-				b.Fatal(err)
-			}
-			bytes += int64(n)
-		}
-		b.ReportMetric(total/b.Elapsed().Seconds(), "frames/s")
-		b.ReportMetric(float64(bytes)/1e6/b.Elapsed().Seconds(), "MB/s")
-		conn.Close()
 	}
 }

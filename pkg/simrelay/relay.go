@@ -194,11 +194,15 @@ func (c *Config) complete() error {
 
 // at is the time of the frame with the given seq.
 func (c *Config) at(seq int64) time.Time {
-	micros := float64(1000)
+	return c.Start.Add(time.Duration(float64(seq-c.FirstSeq)*c.step()) * time.Microsecond)
+}
+
+// step is the time between two frames in microseconds.
+func (c *Config) step() float64 {
 	if c.Rate > 0 {
-		micros = 1e6 / c.Rate
+		return 1e6 / c.Rate
 	}
-	return c.Start.Add(time.Duration(float64(seq-c.FirstSeq)*micros) * time.Microsecond)
+	return 1000
 }
 
 // end is the last seq of the stream.
@@ -211,10 +215,22 @@ func (c *Config) end() int64 {
 
 // lead is how far the generator runs ahead of the fastest reader if nothing else paces it. Half
 // of the history leaves a reader that is as far behind as the generator is ahead in it.
-func (c *Config) lead() int64 { return max(1, min(int64(c.History)/2, 4096)) }
+//
+// In loop mode it is a fraction of a second's frames, so that reader and Run seldom meet.
+func (c *Config) lead() int64 {
+	if c.Loop > 0 {
+		return 1 << 16
+	}
+	return max(1, min(int64(c.History)/2, 4096))
+}
 
 // round is how many frames are made before readers hear of them: a few milliseconds' worth.
-const round = 32
+func (c *Config) round() int64 {
+	if c.Loop > 0 {
+		return c.lead()
+	}
+	return 32
+}
 
 // pace is the shortest time between two rounds of generating at a fixed rate.
 const pace = 2 * time.Millisecond
@@ -254,7 +270,7 @@ func (r *Relay) generate(ctx context.Context) error {
 			due = r.read.Load() + r.cfg.lead()
 		}
 		if due = min(due, r.cfg.end()); r.LastSeq() < due {
-			if err := r.src.advance(ctx, min(due, r.LastSeq()+round)); err != nil {
+			if err := r.src.advance(ctx, min(due, r.LastSeq()+r.cfg.round())); err != nil {
 				return err
 			}
 			r.broadcast()

@@ -79,6 +79,14 @@ func TestEveryFrameDecodes(t *testing.T) {
 			t.Fatalf("frame %d: %v", i, err)
 		}
 		size += len(raw)
+		// Written again by indigo it is the same: the message is canonical, key order and all.
+		var again bytes.Buffer
+		if err := event.Serialize(&again); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(again.Bytes(), raw) {
+			t.Fatalf("frame %d is not canonical:\n%x\nindigo writes\n%x", i, raw, again.Bytes())
+		}
 		if got, want := event.Sequence(), simrelay.DefaultFirstSeq+i; got != want {
 			t.Fatalf("seq %d, want %d", got, want)
 		}

@@ -84,6 +84,7 @@ func (r *Relay) subscribe(w http.ResponseWriter, req *http.Request) {
 	if len(opening) > 0 && c.write(opening) != nil || !ok {
 		return
 	}
+	r.noteRead(c.next - 1)
 	r.log.Debug("reader connected", "cursor", cursor, "next", c.next)
 	c.send()
 }
@@ -235,7 +236,7 @@ func (c *reader) room() int {
 	return int(room)
 }
 
-// noteRead tells Run how far the fastest reader is.
+// noteRead tells Run how far the fastest reader is, before it runs out of frames.
 func (r *Relay) noteRead(seq int64) {
 	for {
 		old := r.read.Load()
@@ -245,6 +246,9 @@ func (r *Relay) noteRead(seq int64) {
 		if r.read.CompareAndSwap(old, seq) {
 			break
 		}
+	}
+	if r.cfg.Rate > 0 || r.LastSeq()-seq > r.cfg.lead()/2 {
+		return
 	}
 	select {
 	case r.progress <- struct{}{}:

@@ -307,6 +307,7 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 		case h.typ == "#info":
 			name, text := parsePair(body, "name", "message")
 			putBuffer(buf)
+			s.metrics.notices.Inc()
 			if name == "OutdatedCursor" {
 				s.metrics.gaps.Inc()
 			}

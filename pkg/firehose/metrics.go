@@ -20,8 +20,8 @@ func (r reason) String() string {
 }
 
 type metrics struct {
-	frames, bytes, reconnects, gaps, resets, errorFrames prometheus.Counter
-	dropped                                              [reasons]prometheus.Counter
+	frames, bytes, reconnects, gaps, resets, errorFrames, notices prometheus.Counter
+	dropped                                                       [reasons]prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, c *Client) *metrics {
@@ -38,6 +38,7 @@ func newMetrics(reg prometheus.Registerer, c *Client) *metrics {
 		reconnects:  counter("slipstream_upstream_reconnects_total", "Attempts to connect to the relay again."),
 		gaps:        counter("slipstream_upstream_gaps_total", "Possible gaps in the relay's stream, announced or seen by number."),
 		resets:      counter("slipstream_upstream_resets_total", "Times the relay's sequence numbers started anew."),
+		notices:     counter("slipstream_upstream_notices_total", "Notices (#info) received from the relay."),
 		errorFrames: counter("slipstream_upstream_error_frames_total", "Error frames received from the relay."),
 	}
 	dropped := prometheus.NewCounterVec(prometheus.CounterOpts{

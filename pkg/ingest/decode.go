@@ -105,6 +105,9 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 		}
 		x.id = frameID(event.KindCommit, d.commit.Repo, d.commit.Rev)
 		x.time = parseTime(d.commit.Time)
+		if d.commit.TooBig && len(d.commit.Ops) == 0 {
+			d.in.metrics.tooBig.Inc() // what it changed was left out by the sender
+		}
 		d.ops(b, &d.commit)
 	case "#identity":
 		m, err := repo.ParseIdentity(f.Body)

@@ -10,12 +10,12 @@ import (
 )
 
 type metrics struct {
-	duplicates, notCanonical, tooMuch prometheus.Counter
-	lag, seq                          prometheus.Gauge
-	opsDropped                        map[repo.Fault]prometheus.Counter
-	recordsDropped                    map[dagcbor.Reason]prometheus.Counter
-	framesDropped                     map[repo.Fault]prometheus.Counter
-	framesDroppedRecord               prometheus.Counter
+	duplicates, notCanonical, tooMuch, tooBig prometheus.Counter
+	lag, seq                                  prometheus.Gauge
+	opsDropped                                map[repo.Fault]prometheus.Counter
+	recordsDropped                            map[dagcbor.Reason]prometheus.Counter
+	framesDropped                             map[repo.Fault]prometheus.Counter
+	framesDroppedRecord                       prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -39,6 +39,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "slipstream_upstream_seq", Help: "The relay's number of the last frame that was sequenced.",
 		}),
 		tooMuch:             ops.WithLabelValues("frame_too_large"),
+		tooBig:              frames.WithLabelValues("too_big"),
 		framesDroppedRecord: frames.WithLabelValues("bad_cbor"),
 		opsDropped:          map[repo.Fault]prometheus.Counter{},
 		recordsDropped:      map[dagcbor.Reason]prometheus.Counter{},

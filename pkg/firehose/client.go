@@ -28,10 +28,12 @@ type Config struct {
 	// MaxMessage is the size in bytes above which a message is dropped. Default 16 MiB:
 	// a commit's blocks are at most 2 MB by the lexicon.
 	MaxMessage int
-	// PingInterval is how often the relay is pinged; it has as long again to answer
-	// before the connection counts as dead. Default 30 s. A relay that has nothing to
-	// send but answers is alive.
+	// PingInterval is how often the relay is pinged. Default 30 s. A relay that has
+	// nothing to send but answers is alive.
 	PingInterval time.Duration
+	// PongGrace is how long beyond two pings nothing may come before the connection
+	// counts as dead. Default 5 s.
+	PongGrace time.Duration
 	// MinBackoff and MaxBackoff bound the pause before another attempt to connect.
 	// Default 500 ms and 30 s.
 	MinBackoff, MaxBackoff time.Duration
@@ -92,6 +94,9 @@ func New(cfg Config) *Client {
 	}
 	if cfg.PingInterval <= 0 {
 		cfg.PingInterval = 30 * time.Second
+	}
+	if cfg.PongGrace <= 0 {
+		cfg.PongGrace = 5 * time.Second
 	}
 	if cfg.MinBackoff <= 0 {
 		cfg.MinBackoff = 500 * time.Millisecond
@@ -247,7 +252,7 @@ func (s *session) keepAlive(ctx context.Context, conn *websocket.Conn, done <-ch
 func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 	// Whatever arrives is a sign of life. The deadline moves at most once a second: it
 	// costs a lock and a timer.
-	alive := func() { conn.SetReadDeadline(time.Now().Add(2*s.cfg.PingInterval + 5*time.Second)) }
+	alive := func() { conn.SetReadDeadline(time.Now().Add(2*s.cfg.PingInterval + s.cfg.PongGrace)) }
 	alive()
 	extended := time.Now()
 	conn.SetPongHandler(func(string) error { alive(); return nil })

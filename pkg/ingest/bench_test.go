@@ -54,7 +54,7 @@ func realFrames(b *testing.B) []firehose.Frame {
 	return receive(b, relay, len(messages))
 }
 
-func simulatedFrames(b *testing.B, n int) []firehose.Frame {
+func simulatedFrames(b testing.TB, n int) []firehose.Frame {
 	b.Helper()
 	relay, err := simrelay.New(simrelay.Config{Seed: 1, Total: int64(n), Records: 50})
 	if err != nil {
@@ -64,7 +64,7 @@ func simulatedFrames(b *testing.B, n int) []firehose.Frame {
 }
 
 // receive gets n frames of a relay. They are not released, and so can be used again.
-func receive(b *testing.B, relay *simrelay.Relay, n int) []firehose.Frame {
+func receive(b testing.TB, relay *simrelay.Relay, n int) []firehose.Frame {
 	b.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -216,7 +216,8 @@ func (s *sequencer) admit(d *decoded) bool {
 	if !d.leap {
 		s.seq = d.seq
 	}
-	if d.id != 0 && s.recent.add(d.id) && s.overlap {
+	// A leap does not move the position, so the relay may send it again after a reconnect.
+	if d.id != 0 && s.recent.add(d.id) && (s.overlap || d.leap) {
 		s.in.metrics.duplicates.Inc()
 		return false
 	}

@@ -23,7 +23,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Name: "slipstream_ops_dropped_total", Help: "Record operations from the relay that could not be delivered.",
 	}, []string{"reason"})
 	frames := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "slipstream_frames_dropped_total", Help: "Frames from the relay that could not be parsed.",
+		Name: "slipstream_frames_dropped_total", Help: "Frames from the relay that yielded nothing: they could not be parsed, or their sender left the changes out as too big.",
 	}, []string{"reason"})
 	m := &metrics{
 		duplicates: prometheus.NewCounter(prometheus.CounterOpts{

@@ -2,8 +2,12 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -63,64 +67,110 @@ func receiveExactly(t testing.TB, addr string, want []simrelay.Expected) {
 }
 
 // Whatever is wrong with a frame, its siblings and all later events arrive, and what was
-// dropped is counted by reason.
+// dropped is counted by reason, each time.
 func TestRelayFaults(t *testing.T) {
-	reasons := map[simrelay.Fault]string{
-		simrelay.WrongCID:     `slipstream_ops_dropped_total{reason="cid_mismatch"}`,
-		simrelay.MissingBlock: `slipstream_ops_dropped_total{reason="missing_block"}`,
-		simrelay.Float:        `slipstream_ops_dropped_total{reason="record_float"}`,
-		simrelay.BadUTF8:      `slipstream_ops_dropped_total{reason="record_invalid_utf8"}`,
-		simrelay.Trailing:     `slipstream_ops_dropped_total{reason="record_trailing_bytes"}`,
-		simrelay.BadCBOR:      `slipstream_ops_dropped_total{reason="record_truncated"}`,
-		simrelay.TooBig:       `slipstream_frames_dropped_total{reason="too_big"}`,
-		simrelay.Garbage:      `slipstream_upstream_messages_dropped_total{reason="bad_header"}`,
-		simrelay.Truncated:    "slipstream_frames_dropped_total",
-		simrelay.GarbageBody:  `slipstream_upstream_messages_dropped_total{reason="bad_seq"}`,
-		simrelay.TextFrame:    `slipstream_upstream_messages_dropped_total{reason="not_binary"}`,
-		simrelay.Duplicate:    `slipstream_frames_duplicate_total`,
-		simrelay.OldSeq:       `slipstream_frames_duplicate_total`,
-		simrelay.ErrorFrame:   `slipstream_upstream_error_frames_total`,
-		simrelay.UnknownType:  `slipstream_upstream_messages_dropped_total{reason="unknown_type"}`,
-		simrelay.UnknownInfo:  `slipstream_upstream_notices_total`,
-		simrelay.Oversized:    `slipstream_frames_dropped_total{reason="missing_field"}`, // 6 MiB are below the limit of a message
+	const (
+		ops     = "slipstream_ops_dropped_total"
+		frames  = "slipstream_frames_dropped_total"
+		message = "slipstream_upstream_messages_dropped_total"
+	)
+	reasons := map[simrelay.Fault][]string{ // the metrics whose sum grows
+		simrelay.WrongCID:     {ops + `{reason="cid_mismatch"}`},
+		simrelay.MissingBlock: {ops + `{reason="missing_block"}`},
+		simrelay.Float:        {ops + `{reason="record_float"}`},
+		simrelay.BadUTF8:      {ops + `{reason="record_invalid_utf8"}`},
+		simrelay.Trailing:     {ops + `{reason="record_trailing_bytes"}`},
+		simrelay.BadCBOR:      {ops + `{reason="record_truncated"}`},
+		simrelay.TooBig:       {frames + `{reason="too_big"}`},
+		simrelay.Garbage:      {message + `{reason="bad_header"}`},
+		// Half a frame may still have its seq, or not.
+		simrelay.Truncated:   {frames + `{reason="bad_cbor"}`, message + `{reason="bad_seq"}`},
+		simrelay.GarbageBody: {message + `{reason="bad_seq"}`},
+		simrelay.TextFrame:   {message + `{reason="not_binary"}`},
+		simrelay.Duplicate:   {"slipstream_frames_duplicate_total"},
+		simrelay.OldSeq:      {"slipstream_frames_duplicate_total"},
+		simrelay.ErrorFrame:  {"slipstream_upstream_error_frames_total"},
+		simrelay.UnknownType: {message + `{reason="unknown_type"}`},
+		simrelay.UnknownInfo: {"slipstream_upstream_notices_total"},
+		// 6 MiB are below what a message may have: it is read, and found to lack all else.
+		simrelay.Oversized: {frames + `{reason="missing_field"}`},
 	}
+	const total, first = 300, int64(simrelay.DefaultFirstSeq)
+	relay, err := simrelay.New(simrelay.Config{Seed: 31, Total: total})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rawFrames(t, relay, total) // so that it has made them all
 	for _, fault := range simrelay.AllFaults {
-		if _, ok := reasons[fault]; !ok {
+		metrics, ok := reasons[fault]
+		if !ok {
 			t.Errorf("fault %s is not tested", fault)
 		}
-	}
-	for fault, metric := range reasons {
 		t.Run(string(fault), func(t *testing.T) {
 			t.Parallel()
-			const total = 300
-			first := int64(simrelay.DefaultFirstSeq)
-			faults := simrelay.Faults{At: map[int64]simrelay.Fault{first + 20: fault, first + 21: fault, first + 150: fault, first + total - 1: fault}}
-			relay, upstream := startRelay(t, simrelay.Config{Seed: 31, Total: total, Faults: faults})
+			at := map[int64]simrelay.Fault{}
+			for _, n := range []int64{20, 21, 150, total - 1} {
+				at[first+n] = fault
+			}
+			faulty, upstream := startRelay(t, simrelay.Config{Seed: 31, Total: total, Faults: simrelay.Faults{At: at}})
 			d := startDaemon(t, testConfig(t, upstream))
 			waitSeq(t, d, first+total-1)
-			receiveExactly(t, d.addr, expectedEvents(relay, first, first+total-1))
-			got := 0.0
-			for name, value := range scrape(t, d.metrics) {
-				if strings.HasPrefix(name, metric) {
-					got += value
+			receiveExactly(t, d.addr, expectedEvents(faulty, first, first+total-1))
+
+			// A fault that breaks ops is not where there is none to break.
+			want := 0.0
+			for seq := range at {
+				switch missing := len(relay.Expected(seq)) - len(faulty.Expected(seq)); {
+				case fault == simrelay.TooBig && missing > 0, strings.HasPrefix(metrics[0], ops) && missing == 1:
+					want++
+				case fault != simrelay.TooBig && !strings.HasPrefix(metrics[0], ops):
+					want++
 				}
 			}
-			// The fault is four times in the stream; not every frame has an op to break.
-			if got < 1 || got > 4 {
-				t.Errorf("%s is %v after four faults", metric, got)
+			if want == 0 {
+				t.Fatal("no frame has the fault")
+			}
+			count := func() (got float64) {
+				all := scrape(t, d.metrics)
+				for _, name := range metrics {
+					got += all[name]
+				}
+				return got
+			}
+			waitFor(t, fmt.Sprintf("%v to be %v", metrics, want), func() bool { return count() >= want })
+			if got := count(); got != want {
+				t.Errorf("%v: %v, want %v", metrics, got, want)
 			}
 		})
 	}
-	t.Run("all, with cuts", func(t *testing.T) {
+	// All of them, with cuts and stalls in between: a connection of its own after each.
+	t.Run("all", func(t *testing.T) {
 		t.Parallel()
-		const total = 3000
-		relay, upstream := startRelay(t, simrelay.Config{Seed: 32, Loop: 600, Total: total,
-			Faults: simrelay.Faults{Rate: 0.05, Kinds: without(simrelay.AllFaults, simrelay.ErrorFrame), CutAfter: 1100}})
+		const total = 4000
+		relay, upstream := startRelay(t, simrelay.Config{Seed: 32, Loop: 600, Total: total, Faults: simrelay.Faults{
+			Rate: 0.05, Kinds: without(simrelay.AllFaults, simrelay.ErrorFrame), CutAfter: 1100, StallAfter: 700, StallFor: 200 * time.Millisecond,
+		}})
 		d := startDaemon(t, testConfig(t, upstream))
 		waitSeq(t, d, simrelay.DefaultFirstSeq+total-1)
 		receiveExactly(t, d.addr, expectedEvents(relay, simrelay.DefaultFirstSeq, simrelay.DefaultFirstSeq+total-1))
-		if got := scrape(t, d.metrics)["slipstream_upstream_reconnects_total"]; got < 2 {
+		if got := scrape(t, d.metrics)["slipstream_upstream_reconnects_total"]; got < 3 {
 			t.Errorf("%v reconnects", got)
+		}
+	})
+	t.Run("larger than any limit", func(t *testing.T) {
+		t.Parallel()
+		relay, err := simrelay.New(simrelay.Config{Seed: 33, Total: 40})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := rawFrames(t, relay, 40)
+		sent = slices.Insert(sent, 20, make([]byte, 40<<20))
+		d := startDaemon(t, testConfig(t, serveHandler(t, rawRelay(sent))))
+		waitSeq(t, d, simrelay.DefaultFirstSeq+39)
+		receiveExactly(t, d.addr, expectedEvents(relay, simrelay.DefaultFirstSeq, simrelay.DefaultFirstSeq+39))
+		m := scrape(t, d.metrics)
+		if got := m[message+`{reason="message_too_large"}`]; got != 1 || m["slipstream_upstream_reconnects_total"] != 0 {
+			t.Errorf("%v messages too large, %v reconnects", got, m["slipstream_upstream_reconnects_total"])
 		}
 	})
 }
@@ -214,24 +264,80 @@ func TestGapIsCounted(t *testing.T) {
 	}
 }
 
-// One frame with an absurd number does not make everything after it look old.
+// One frame with an absurd number does not make everything after it look old, whether it is
+// good or damaged, in the middle of the stream or behind a reconnect; and a relay that sends
+// it again after each reconnect, because by number it comes last, has it delivered once.
 func TestAbsurdSeq(t *testing.T) {
-	relay, err := simrelay.New(simrelay.Config{Seed: 61, FirstSeq: 1_000, Total: 60})
+	relay, err := simrelay.New(simrelay.Config{Seed: 61, FirstSeq: 1_000, Total: 90})
 	if err != nil {
 		t.Fatal(err)
 	}
-	frames := rawFrames(t, relay, 60)
-	far, err := simrelay.New(simrelay.Config{Seed: 62, FirstSeq: 1 << 60, Total: 1})
+	frames := rawFrames(t, relay, 90)
+	const seq = 1 << 40
+	far, err := simrelay.New(simrelay.Config{Seed: 62, FirstSeq: seq, Total: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	odd := rawFrames(t, far, 1)
-	sent := append(append(append([][]byte{}, frames[:30]...), odd[0]), frames[30:]...)
-	upstream := serveHandler(t, rawRelay(sent))
-	d := startDaemon(t, testConfig(t, upstream))
-	want := append(append(expectedEvents(relay, 1_000, 1_029), expectedEvents(far, 1<<60, 1<<60)...), expectedEvents(relay, 1_030, 1_059)...)
-	waitSeq(t, d, 1_059)
-	receiveExactly(t, d.addr, want)
+	// As far as a number can go.
+	odd := bytes.Replace(rawFrames(t, far, 1)[0], binary.BigEndian.AppendUint64([]byte{0x1b}, seq), binary.BigEndian.AppendUint64([]byte{0x1b}, math.MaxInt64), 1)
+	if far.Expected(seq)[0].Kind != "commit" {
+		t.Fatal("the odd frame is no commit")
+	}
+	for _, damaged := range []bool{false, true} {
+		t.Run(fmt.Sprint("damaged=", damaged), func(t *testing.T) {
+			t.Parallel()
+			between := expectedEvents(far, seq, seq)
+			odd := odd
+			if damaged { // behind the seq
+				odd, between = odd[:len(odd)-20], nil
+			}
+			d := startDaemon(t, testConfig(t, serveHandler(t, scriptedRelay([][][]byte{
+				append(append(slices.Clone(frames[:30]), odd), frames[30:60]...),
+				append([][]byte{odd}, frames[60:70]...),
+				append(slices.Clone(frames[70:90]), odd),
+			}))))
+			waitSeq(t, d, 1_089)
+			want := slices.Concat(expectedEvents(relay, 1_000, 1_029), between, expectedEvents(relay, 1_030, 1_089))
+			receiveExactly(t, d.addr, want)
+		})
+	}
+}
+
+// A relay that takes a cursor for the first seq wanted, not for the last one had, sends one
+// frame twice after every reconnect; one that goes back further is taken for a relay that
+// counts anew. Neither makes a commit come twice.
+func TestRepeatsAfterReconnect(t *testing.T) {
+	relay, err := simrelay.New(simrelay.Config{Seed: 71, FirstSeq: 1_000, Total: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	frames := rawFrames(t, relay, 100)
+	t.Run("one", func(t *testing.T) {
+		t.Parallel()
+		d := startDaemon(t, testConfig(t, serveHandler(t, scriptedRelay([][][]byte{frames[:30], frames[29:60], frames[59:]}))))
+		waitSeq(t, d, 1_099)
+		receiveExactly(t, d.addr, expectedEvents(relay, 1_000, 1_099))
+		m := scrape(t, d.metrics)
+		if m["slipstream_frames_duplicate_total"] != 2 || m["slipstream_upstream_gaps_total"] != 0 || m["slipstream_upstream_resets_total"] != 0 {
+			t.Errorf("%v duplicates, %v gaps, %v resets", m["slipstream_frames_duplicate_total"], m["slipstream_upstream_gaps_total"], m["slipstream_upstream_resets_total"])
+		}
+	})
+	t.Run("many", func(t *testing.T) {
+		t.Parallel()
+		d := startDaemon(t, testConfig(t, serveHandler(t, scriptedRelay([][][]byte{frames[:60], frames[40:], frames}))))
+		waitSeq(t, d, 1_099)
+		// Identity and account events have no rev by which they could be told apart.
+		want := expectedEvents(relay, 1_000, 1_059)
+		for _, e := range expectedEvents(relay, 1_000, 1_099) {
+			if e.Seq >= 1_060 || e.Kind != "commit" {
+				want = append(want, e)
+			}
+		}
+		receiveExactly(t, d.addr, want)
+		if got := scrape(t, d.metrics)["slipstream_upstream_resets_total"]; got != 1 {
+			t.Errorf("%v resets", got)
+		}
+	})
 }
 
 // switchable is an address at which one relay takes another's place.

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,19 +52,27 @@ func rawFrames(t testing.TB, relay *simrelay.Relay, n int) [][]byte {
 }
 
 // rawRelay sends the given messages to whoever connects, and then nothing.
-func rawRelay(messages [][]byte) http.Handler {
+func rawRelay(messages [][]byte) http.Handler { return scriptedRelay([][][]byte{messages}) }
+
+// scriptedRelay sends each connection the next list of messages and ends it, but for the
+// last one, which stays open. It takes no notice of cursors.
+func scriptedRelay(script [][][]byte) http.Handler {
 	upgrader := websocket.Upgrader{}
+	var connections atomic.Int64
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ws, err := upgrader.Upgrade(w, r, nil)
 		if err != nil {
 			return
 		}
 		defer ws.Close()
-		for _, m := range messages {
+		n := int(connections.Add(1))
+		for _, m := range script[min(n, len(script))-1] {
 			if ws.WriteMessage(websocket.BinaryMessage, m) != nil {
 				return
 			}
 		}
-		ws.ReadMessage()
+		if n >= len(script) {
+			ws.ReadMessage()
+		}
 	})
 }

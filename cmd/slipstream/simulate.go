@@ -85,6 +85,9 @@ func simulate(ctx context.Context, cmd *cli.Command) error {
 		cfg.Frames = frames
 	}
 	relay, err := simrelay.New(cfg)
+	if bad := (*simrelay.ConfigError)(nil); errors.As(err, &bad) {
+		return fmt.Errorf("--%w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("simulate: %w", err)
 	}

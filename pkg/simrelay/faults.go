@@ -59,14 +59,20 @@ type Faults struct {
 
 func (f *Faults) check() error {
 	if f.Rate < 0 || f.Rate > 1 || math.IsNaN(f.Rate) {
-		return fmt.Errorf("fault rate must be between 0 and 1")
+		return &ConfigError{"fault-rate", "must be between 0 and 1"}
 	}
-	if f.CutAfter < 0 || f.StallAfter < 0 || f.StallFor < 0 {
-		return fmt.Errorf("a cut or stall must not be negative")
+	if f.CutAfter < 0 {
+		return &ConfigError{"cut-after", "must not be negative"}
+	}
+	if f.StallAfter < 0 {
+		return &ConfigError{"stall-after", "must not be negative"}
+	}
+	if f.StallFor < 0 {
+		return &ConfigError{"stall-for", "must not be negative"}
 	}
 	for _, kind := range slices.Concat(f.Kinds, slices.Collect(maps.Values(f.At))) {
 		if !slices.Contains(AllFaults, kind) {
-			return fmt.Errorf("unknown fault %q", kind)
+			return &ConfigError{"faults", fmt.Sprintf("has no kind %q", kind)}
 		}
 	}
 	return nil

@@ -26,8 +26,8 @@ type live struct {
 
 // An entry is all that goes out for one seq.
 type entry struct {
-	frame    *frame // with faults applied; nil if it was withheld
-	wire     []byte // frame's own wire if there is nothing beside it
+	frame    *frame // good bytes, broken ops marked
+	wire     []byte // what goes out: frame's own wire if there is no fault
 	messages int
 	hangUp   bool
 }
@@ -56,7 +56,7 @@ func (l *live) advance(ctx context.Context, to int64) error {
 		l.mu.Unlock()
 		e := applyFault(fault, f, l.prev, seq, l.cfg.Seed)
 		l.prev = f
-		events := e.frame.expected(seq)
+		events := e.frame.expected(seq, false)
 		l.mu.Lock()
 		l.ring[seq%int64(len(l.ring))] = e
 		l.newest = seq
@@ -101,7 +101,7 @@ func (l *live) expected(seq int64) []Expected {
 	events := l.ledger.get(seq)
 	l.mu.Unlock()
 	if f != nil {
-		return f.expected(seq)
+		return f.expected(seq, true)
 	}
 	return events
 }

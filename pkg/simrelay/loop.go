@@ -108,7 +108,7 @@ func (l *loop) expected(seq int64) []Expected {
 		return nil
 	}
 	clock := l.clock()
-	return l.entry(faults.at(seq), seq, &clock).frame.expected(seq)
+	return l.entry(faults.at(seq), seq, &clock).frame.expected(seq, true)
 }
 
 // entry makes the frame of a seq in memory of its own, with its fault.

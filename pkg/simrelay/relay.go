@@ -23,6 +23,14 @@ const (
 	DefaultRemember = 1 << 20
 )
 
+const (
+	// maxFirstSeq leaves every seq and every time within its type.
+	maxFirstSeq = 1 << 52
+	minRate     = 0.001
+	// maxRate is one frame a microsecond, the resolution of a rev.
+	maxRate = 1e6
+)
+
 // minLoopSeq is the first number whose CBOR form has its final width.
 const minLoopSeq = 1 << 32
 
@@ -50,7 +58,7 @@ type Config struct {
 	Remember int  // frames for which Expected has an answer; zero: DefaultRemember
 	Silent   bool // announce neither a future nor an outdated cursor, as relays in the wild do
 
-	Frames [][]byte // serve these messages instead of generated ones
+	Frames [][]byte // serve these messages instead of generated ones, without faults of frames
 
 	Faults Faults
 	Logger *slog.Logger // nil: nothing is logged
@@ -171,26 +179,37 @@ func (c *Config) complete() error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	var problem [2]string
 	switch {
 	case c.Accounts < 1:
-		return errors.New("accounts must be positive")
+		problem = [2]string{"accounts", "must be positive"}
 	case c.Records < 0:
-		return errors.New("records must not be negative")
-	case c.FirstSeq < 1:
-		return errors.New("first seq must be positive")
-	case c.Rate < 0 || math.IsNaN(c.Rate) || c.Rate > 1e6:
-		return errors.New("rate must be between 0 and 1,000,000 frames per second")
-	case c.Total < 0 || c.Total > math.MaxInt64-c.FirstSeq:
-		return errors.New("total must not be negative, nor run over the largest seq")
+		problem = [2]string{"records", "must not be negative"}
+	case c.FirstSeq < 1 || c.FirstSeq > maxFirstSeq:
+		problem = [2]string{"first-seq", fmt.Sprintf("must be between 1 and %d", int64(maxFirstSeq))}
+	case c.Rate < 0 || c.Rate > 0 && c.Rate < minRate || c.Rate > maxRate || math.IsNaN(c.Rate):
+		problem = [2]string{"rate", fmt.Sprintf("must be 0 or between %g and %d frames per second", minRate, int(maxRate))}
+	case c.Total < 0 || c.Total > maxFirstSeq:
+		problem = [2]string{"total", fmt.Sprintf("must be between 0 and %d", int64(maxFirstSeq))}
 	case c.Loop < 0:
-		return errors.New("loop must not be negative")
+		problem = [2]string{"loop", "must not be negative"}
 	case c.Loop > 0 && c.FirstSeq < minLoopSeq:
-		return fmt.Errorf("first seq must be at least %d in loop mode", int64(minLoopSeq))
-	case c.History < 1 || c.Remember < 1:
-		return errors.New("history and remember must be positive")
+		problem = [2]string{"first-seq", fmt.Sprintf("must be at least %d in loop mode", int64(minLoopSeq))}
+	case c.History < 1:
+		problem = [2]string{"history", "must be positive"}
+	case c.Remember < 1:
+		problem = [2]string{"remember", "must be positive"}
+	default:
+		return c.Faults.check()
 	}
-	return c.Faults.check()
+	return &ConfigError{problem[0], problem[1]}
 }
+
+// A ConfigError says which field of a Config cannot be. Fields are spelt like the flags of the
+// command: first-seq is Config.FirstSeq, cut-after is Faults.CutAfter.
+type ConfigError struct{ Field, Problem string }
+
+func (e *ConfigError) Error() string { return e.Field + " " + e.Problem }
 
 // at is the time of the frame with the given seq.
 func (c *Config) at(seq int64) time.Time {

@@ -142,8 +142,7 @@ func (s *Server) behind() int {
 	limit := s.cfg.Log.Last() - event.Cursor(10*time.Second/time.Microsecond)
 	n := 0
 	for _, sub := range s.all() {
-		// Position 0 waits for its hello, or for the first event there ever was.
-		if at := event.Cursor(sub.position.Load()); at > 0 && at < limit {
+		if at := sub.position.Load(); at != unbegun && event.Cursor(at) < limit {
 			n++
 		}
 	}
@@ -218,6 +217,7 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sub := &subscriber{srv: s, box: newMailbox(), options: o, hello: make(chan struct{}), rate: limiter{rate: max(s.cfg.MaxRate, 0)}}
+	sub.position.Store(unbegun)
 	sub.filter.Store(o.filter)
 	sub.options.filter = nil // an update may replace it: nothing else holds it then
 	if !o.hello {
@@ -245,8 +245,8 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	sub.heard.Store(now.UnixNano())
 	sub.progress = progress{since: now, pinged: now, asked: now}
-	s.metrics.handshakes.Inc()
 	s.show(sub)
+	s.metrics.handshakes.Inc()
 	sub.serve(s.ctx)
 }
 

@@ -27,6 +27,9 @@ const closeLinger = 2 * time.Second
 // its filter again.
 const messageRate = 10
 
+// unbegun is the position of a subscriber that waits for its hello.
+const unbegun = -1
+
 // subscriber is one connection.
 type subscriber struct {
 	// Immutable after the handshake.

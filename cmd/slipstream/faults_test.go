@@ -43,6 +43,7 @@ func scrape(t testing.TB, addr string) map[string]float64 {
 func receiveExactly(t testing.TB, addr string, want []simrelay.Expected) {
 	t.Helper()
 	r := newReader(t, dial(t, addr, "cursor=0"))
+	defer r.ws.Close()
 	last := int64(0)
 	for i := range want {
 		message, err := r.next(30 * time.Second)

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -252,8 +251,6 @@ func serveHandler(t testing.TB, h http.Handler) string {
 	t.Cleanup(server.Close)
 	return strings.Replace(server.URL, "http://", "ws://", 1)
 }
-
-var _ = fmt.Sprint
 
 // gate holds a handler's requests back until open is closed.
 func gate(open <-chan struct{}, h http.Handler) http.Handler {

@@ -54,12 +54,12 @@ func record(msg *events.XRPCStreamEvent, op int) (data []byte, err error) {
 // Each fault is at its place and of its kind; the frames around it are those of the stream
 // without faults; and exactly the broken ops are expected no more.
 func TestFrameFaults(t *testing.T) {
-	const total = 1200
-	for _, loop := range []int{0, 500} {
+	const total = 400
+	for _, loop := range []int{0, 250} {
 		cfg := simrelay.Config{Seed: 21, Accounts: 30, Loop: loop, Records: 10, Total: total}
 		clean, url := start(t, cfg)
 		want := collect(t, url, total)
-		seq := good(t, clean, first+100, 2) // a sibling must survive
+		seq := good(t, clean, first+20, 2) // a sibling must survive
 		at := int(seq - first)
 		for _, fault := range simrelay.AllFaults {
 			t.Run(fmt.Sprintf("loop=%d/%s", loop, fault), func(t *testing.T) {
@@ -193,7 +193,7 @@ func checkBehind(t *testing.T, fault simrelay.Fault, kind int, raw []byte, want 
 
 // At a rate, every kind asked for turns up, and Expected agrees with what indigo can read.
 func TestFaultRate(t *testing.T) {
-	const total = 1500
+	const total = 800
 	relay, url := start(t, simrelay.Config{Seed: 22, Accounts: 30, Records: 10, Loop: 300, Total: total, Faults: simrelay.Faults{
 		Rate: 0.2, Kinds: []simrelay.Fault{simrelay.WrongCID, simrelay.MissingBlock, simrelay.TooBig},
 	}})

@@ -14,7 +14,7 @@ import (
 // Each commit must verify by indigo's own code: structure, records in the tree, the inversion of
 // the ops down to prevData, the signature; and follow the repository's commit before it.
 func TestProofsVerify(t *testing.T) {
-	const total = 6000
+	const total = 2000
 	relay, url := start(t, simrelay.Config{Seed: 7, Accounts: 40, Records: 30, Total: total})
 	conn := dial(t, url+"?cursor=0")
 	type head struct {

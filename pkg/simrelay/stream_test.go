@@ -87,7 +87,7 @@ func TestReadersSeeOneStream(t *testing.T) {
 }
 
 func TestMix(t *testing.T) {
-	const n = 6000
+	const n = 4000
 	relay, _ := start(t, simrelay.Config{Seed: 9, Accounts: 100, Records: 10, Loop: n, Total: n})
 	waitFor(t, relay, first+n-1)
 	kinds, actions, creates, statuses := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}

@@ -1,0 +1,262 @@
+package subscribe_test
+
+import (
+	"fmt"
+	"hash/fnv"
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
+)
+
+// sum reads n messages and returns a hash of them in their order.
+func sum(next func() ([]byte, error), n int) (uint64, error) {
+	h := fnv.New64a()
+	for i := range n {
+		m, err := next()
+		if err != nil {
+			return 0, fmt.Errorf("event %d of %d: %w", i, n, err)
+		}
+		h.Write(m)
+		h.Write([]byte{'\n'})
+	}
+	return h.Sum64(), nil
+}
+
+func heapAfterGC() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// TestSlowConsumer: one that stops reading delays nobody, costs no memory, and gets
+// everything when it reads on.
+func TestSlowConsumer(t *testing.T) {
+	n := 200_000
+	if testing.Short() {
+		n = 40_000
+	}
+	const budget = 8 << 20
+	w := newWorld(t, func(s *settings) {
+		s.disk = true
+		s.log.WindowBytes, s.log.CacheBytes = 1<<20, budget
+	})
+	w.feed.bulk = true
+	slow := w.dialRaw("", small)
+	others := []*client{w.dial(""), w.dial("compress=true")}
+	w.begun()
+
+	sums := make(chan uint64, len(others))
+	for _, c := range others {
+		go func() {
+			s, err := sum(func() ([]byte, error) { m, err := c.next(); return []byte(m), err }, n)
+			if err != nil {
+				t.Error(err)
+			}
+			sums <- s
+		}()
+	}
+	h := fnv.New64a()
+	before := heapAfterGC()
+	for range n / 1000 {
+		w.feed.post(1000)
+		c := w.feed.seal(w.log.Last())
+		b, _ := w.log.Payload(c, eventlog.JSON)
+		for _, m := range frames(t, b) {
+			h.Write(m)
+			h.Write([]byte{'\n'})
+		}
+		if err := w.log.Append(t.Context(), []*eventlog.Chunk{c}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := h.Sum64()
+	// The others are through while the slow one is blocked.
+	for range others {
+		if got := <-sums; got != want {
+			t.Errorf("a fast consumer got %x, want %x", got, want)
+		}
+	}
+	w.blocked(1)
+	if after := heapAfterGC(); after > before+4*budget {
+		t.Errorf("the heap grew from %d to %d bytes", before, after)
+	}
+	got, err := sum(func() ([]byte, error) { _, m, err := slow.frame(); return m, err }, n)
+	if err != nil || got != want {
+		t.Errorf("the slow consumer got %x, %v; want %x", got, err, want)
+	}
+	if after := heapAfterGC(); after > before+4*budget {
+		t.Errorf("after the replay: the heap grew from %d to %d bytes", before, after)
+	}
+}
+
+// TestStalled: a consumer that takes nothing is ended; one that takes a little at a time
+// is not, however long that goes on.
+func TestStalled(t *testing.T) {
+	t.Parallel()
+	const timeout = 2 * time.Second
+	w := newWorld(t, func(s *settings) { s.sub.StallTimeout, s.sub.PingInterval = timeout, 200*time.Millisecond })
+	w.feed.posts(20_000, 500) // 7 MB
+	// Neither ever answers a ping: nothing can be concluded from that while bytes are unsent.
+	stalled := w.dialRaw("cursor=1", small)
+	buffers := map[string]int{"small": small, "medium": 64 << 10, "the system's": 0}
+	done := make(chan error, len(buffers))
+	for name, buffer := range buffers {
+		steady := w.dialRaw("cursor=1", buffer)
+		go func() {
+			pace := 2 << 10 // per 500 ms
+			if buffer != small {
+				// Linux opens a loopback window again when 64 KiB are free.
+				pace = 64 << 10
+			}
+			for end := time.Now().Add(4 * timeout); time.Now().Before(end); time.Sleep(timeout / 4) {
+				if _, err := io.CopyN(io.Discard, steady.conn, int64(pace)); err != nil {
+					done <- fmt.Errorf("buffer %s: %w", name, err)
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	w.blocked(1)
+	eventually(t, "the stalled consumer is ended", func() bool { return w.ended("stalled") == 1 })
+	for range buffers {
+		if err := <-done; err != nil {
+			t.Errorf("a steady consumer was ended: %v", err)
+		}
+	}
+	if s, p := w.ended("stalled"), w.ended("no_pong"); s != 1 || p != 0 {
+		t.Errorf("%v ended as stalled, %v as silent; want 1 and 0", s, p)
+	}
+	// It was ended for good: what it finds is what was on its way, and a reset.
+	if _, err := io.Copy(io.Discard, stalled.conn); err == nil || strings.Contains(err.Error(), "timeout") {
+		t.Errorf("the stalled connection ends with %v", err)
+	}
+}
+
+// TestSilent: a consumer that has taken everything must answer pings.
+func TestSilent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(s *settings) { s.sub.StallTimeout, s.sub.PingInterval = time.Second, 100*time.Millisecond })
+	w.feed.posts(3, 1)
+	silent := w.dialRaw("cursor=1", 0)
+	answering := w.dial("cursor=1")
+	answering.expect(w.feed.all)
+	go answering.next() // gorilla answers pings while it reads
+	_, _, err := silent.frame()
+	pings := 0
+	for err == nil {
+		var op byte
+		var p []byte
+		op, p, err = silent.frame()
+		if op == websocket.PingMessage {
+			pings++
+		}
+		if op == websocket.CloseMessage {
+			if got := string(p); got != "\x03\xf0no answer to pings" {
+				t.Errorf("closed with %q", got)
+			}
+			break
+		}
+	}
+	if err != nil || pings == 0 {
+		t.Errorf("%d pings, then %v", pings, err)
+	}
+	silent.expectEnd()
+	silent.conn.Close()
+	w.connected(1)
+	if n := w.ended("no_pong"); n != 1 {
+		t.Errorf("%v ended as silent, want 1", n)
+	}
+}
+
+// TestPongAfterALongReplay: the first ping may come long after the peer was last heard.
+func TestPongAfterALongReplay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(s *settings) { s.sub.StallTimeout, s.sub.PingInterval = 2*time.Second, 100*time.Millisecond })
+	w.feed.posts(4000, 500)
+	r := w.dialRaw("cursor=1", small)
+	n := 0
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if op, p, err := r.frame(); err != nil || op != websocket.TextMessage {
+			t.Fatalf("got %d %q %v, want message %d", op, p, err, n)
+		}
+		n++
+	}
+	for pings := 0; pings < 10; {
+		op, p, err := r.frame()
+		switch {
+		case err == nil && op == websocket.TextMessage && n < 4000:
+			n++
+		case err == nil && op == websocket.PingMessage:
+			r.write(masked(0x8a, p))
+			pings++
+		default:
+			t.Fatalf("after %d messages and %d pings: %d %q %v", n, pings, op, p, err)
+		}
+	}
+	if n := w.ended("no_pong"); n != 0 {
+		t.Errorf("%v ended as silent", n)
+	}
+}
+
+// TestFallsOffTheBuffer: retention passes a consumer that was sent something already.
+func TestFallsOffTheBuffer(t *testing.T) {
+	now := start.Time()
+	w := newWorld(t, func(s *settings) {
+		s.log.Now = func() time.Time { return now }
+		s.log.Retention = time.Hour
+		s.log.WindowBytes = 64 << 10
+	})
+	w.feed.posts(6000, 100)
+	r := w.dialRaw("cursor=1", small)
+	live := w.dial("")
+	w.begun()
+	w.blocked(1)
+	now = w.feed.last.Time().Add(time.Hour)
+	if err := w.log.Trim(); err != nil {
+		t.Fatal(err)
+	}
+	w.feed.last = event.CursorAt(now)
+	w.feed.posts(10, 5)
+	live.expect(w.feed.all[6000:]) // at the tip nobody falls off
+	n, _, closing := r.drainFrames(w.feed.all[:6000], 0)
+	if n == 0 || n == 6000 || !strings.HasPrefix(string(closing), "\x03\xf0too slow: ") {
+		t.Errorf("after %d messages: closed with %q", n, closing)
+	}
+	// The reason says where it stood.
+	if !strings.HasSuffix(string(closing), w.feed.all[n-1].cursor.String()) {
+		t.Errorf("the last message was %d, closed with %q", w.feed.all[n-1].cursor, closing)
+	}
+	r.expectEnd()
+	r.conn.Close()
+	w.connected(1)
+	if n := w.ended("fell_off_the_buffer"); n != 1 {
+		t.Errorf("counted %v", n)
+	}
+}
+
+// TestBehind: who waits for its hello is not behind.
+func TestBehind(t *testing.T) {
+	w := newWorld(t, nil)
+	w.feed.posts(1, 1)
+	w.feed.last += event.Cursor(time.Minute / time.Microsecond)
+	w.feed.posts(6000, 500)
+	w.dial("requireHello=true")
+	w.dial("")
+	w.begunBut(1)
+	if n := w.metric("slipstream_subscribers_behind", ""); n != 0 {
+		t.Errorf("%v are behind, want none", n)
+	}
+	if n := w.metric("slipstream_subscribers", ""); n != 2 {
+		t.Errorf("%v are connected, want 2", n)
+	}
+}

@@ -25,7 +25,11 @@
 //
 // # Who is ended
 //
-// Progress is bytes that the peer acknowledged, not writes that returned. A subscriber
+// Progress is bytes that the peer acknowledged, not writes that returned. It comes in
+// steps: a kernel opens a full receive buffer again when a good part of it has been
+// read, 64 KiB on loopback, and until then a slow reader looks like one that has
+// stopped. So StallTimeout sets the slowest pace that is served: with 120 s and such a
+// step some 550 bytes per second. A subscriber
 // is ended when it makes none for StallTimeout while there is something to send, when
 // retention passes its position, when it is silent to pings for as long although
 // nothing is unsent, when it breaks the protocol, or sends an options_update that makes

@@ -326,3 +326,20 @@ func TestThinFilterHoldsLittle(t *testing.T) {
 		total += len(bufs)
 	}
 }
+
+// TestManyRuns: every other event is wanted, and a write is of bounded slices.
+func TestManyRuns(t *testing.T) {
+	w := newWorld(t, nil)
+	for i := range 2000 {
+		w.feed.add(event.KindIdentity, fmt.Sprintf("did:plc:%d", i%2), "", "")
+	}
+	w.feed.commit()
+	p := w.srv.NewPuller("cursor=1&wantedDids=did:plc:1", 0)
+	for total := 0; total < 1000; {
+		bufs, _, err := p.Pull()
+		if err != nil || len(bufs) == 0 || len(bufs) > subscribe.WriteRuns {
+			t.Fatalf("after %d events: %d runs, %v", total, len(bufs), err)
+		}
+		total += len(bufs)
+	}
+}

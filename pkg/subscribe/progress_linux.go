@@ -9,9 +9,8 @@ import (
 
 // outbound tells how a connection's bytes fare below us: unsent is how many the peer
 // has not acknowledged (TIOCOUTQ), acked how many it ever has. acked is what progress
-// is judged by: with a writer that refills the socket as soon as there is room, unsent
-// may stand still at the brim although bytes flow. ok is false if acked cannot be told,
-// and unsent is 0 if that cannot.
+// is judged by: unsent also changes when the socket takes more for a peer that takes
+// nothing. ok is false if acked cannot be told, and unsent is 0 if that cannot.
 func outbound(c net.Conn) (unsent int, acked uint64, ok bool) {
 	raw, is := c.(syscall.Conn)
 	if !is {

@@ -142,6 +142,24 @@ func TestStalled(t *testing.T) {
 	}
 }
 
+// TestTrickleIntoAFullWindow: what the kernel still buffers for a peer that takes
+// nothing is no progress of the peer's.
+func TestTrickleIntoAFullWindow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(s *settings) { s.sub.StallTimeout = time.Second })
+	w.dialRaw("", small)
+	w.begun()
+	w.feed.posts(30, 30) // its window is full
+	eventually(t, "the consumer is ended", func() bool {
+		w.feed.posts(1, 1)
+		time.Sleep(20 * time.Millisecond)
+		return w.ended("stalled") == 1
+	})
+	if total := w.metric("slipstream_sent_bytes_total", ""); total > 100<<10 {
+		t.Errorf("it was ended after %v bytes, only when the socket was full", total)
+	}
+}
+
 // TestSilent: a consumer that has taken everything must answer pings.
 func TestSilent(t *testing.T) {
 	t.Parallel()
@@ -197,6 +215,9 @@ func TestPongAfterALongReplay(t *testing.T) {
 		case err == nil && op == websocket.TextMessage && n < 4000:
 			n++
 		case err == nil && op == websocket.PingMessage:
+			if pings == 0 {
+				time.Sleep(300 * time.Millisecond) // many sweeps, but far from the timeout
+			}
 			r.write(masked(0x8a, p))
 			pings++
 		default:

@@ -73,7 +73,7 @@ func TestFrameFaults(t *testing.T) {
 						t.Fatalf("frame %d before the fault is another, %v", i, err)
 					}
 				}
-				kind, raw, err := conn.ReadMessage()
+				_, raw, err := conn.ReadMessage()
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -82,7 +82,8 @@ func TestFrameFaults(t *testing.T) {
 					if !bytes.Equal(raw, want[at]) {
 						t.Error("the good frame was changed")
 					}
-					if kind, raw, err = conn.ReadMessage(); err != nil {
+					kind, raw, err := conn.ReadMessage()
+					if err != nil {
 						t.Fatal(err)
 					}
 					checkBehind(t, fault, kind, raw, want, at)

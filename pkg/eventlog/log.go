@@ -53,11 +53,14 @@ type Log struct {
 
 	current    atomic.Pointer[window]
 	trimmed    atomic.Int64 // the greatest cursor that retention removed
-	oldest     atomic.Int64 // the first event's cursor, 0 if there is none
+	oldest     atomic.Int64 // the first event's cursor, 0 if there is none; set under oldestMu
 	checkpoint atomic.Pointer[[]byte]
 	diskFull   atomic.Bool
 
 	space spaceCheck // owned by Append
+
+	// oldestMu makes Trim's look at the store and its setting of oldest one step.
+	oldestMu sync.Mutex
 
 	// Readers of the store hold closing for reading; Close for writing.
 	closing sync.RWMutex
@@ -212,7 +215,9 @@ func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) er
 	if len(chunks) == 0 {
 		return nil
 	}
+	l.oldestMu.Lock()
 	l.oldest.CompareAndSwap(0, int64(chunks[0].First()))
+	l.oldestMu.Unlock()
 	before := l.current.Load()
 	l.current.Store(before.with(chunks, l.cfg.WindowBytes))
 	close(before.grown)

@@ -30,6 +30,8 @@ func (l *Log) Trim() error {
 	if err := l.store.trim(removed); err != nil {
 		return err
 	}
+	l.oldestMu.Lock()
+	defer l.oldestMu.Unlock()
 	oldest, err := l.store.oldest()
 	if err != nil {
 		return err

@@ -12,39 +12,8 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"slipstream/pkg/event"
 	"slipstream/pkg/subscribe"
 )
-
-// flood appends n identity events in chunks of size, without the compressed form, which
-// would take most of the time.
-func (f *feed) flood(n, size int) {
-	f.t.Helper()
-	for i := range n {
-		f.last++
-		from, did := len(f.json), "did:plc:flood"
-		f.json = event.AppendIdentity(f.json, []byte(did), []byte("alice.example"), int64(f.last-start), []byte("2026-11-24T10:00:00.000Z"))
-		event.SetCursor(event.Payload(f.json[from:]), len(did), f.last)
-		f.b.Add(f.last, event.KindIdentity, []byte(did), nil, [3]uint32{uint32(len(f.json)), 0, 0})
-		if (i+1)%size == 0 || i+1 == n {
-			f.commit()
-		}
-	}
-}
-
-// follows reads the messages with the cursors from to to, and nothing between them.
-func (r *raw) follows(from, to event.Cursor) error {
-	for at := from; at <= to; at++ {
-		op, p, err := r.frame()
-		if err != nil {
-			return fmt.Errorf("instead of event %d: %w", at-start, err)
-		}
-		if op != websocket.TextMessage || !strings.Contains(string(p), fmt.Sprintf(`"time_us":%d,`, at)) {
-			return fmt.Errorf("instead of event %d: opcode %d, %.200q", at-start, op, p)
-		}
-	}
-	return nil
-}
 
 // descriptors returns how many files the process has open, its clients' ends of
 // connections included.

@@ -36,6 +36,17 @@ func (s *Server) Waiting() int {
 	return n
 }
 
+// Closing returns how many subscribers have a close frame that is written or waits to be.
+func (s *Server) Closing() int {
+	n := 0
+	for _, sub := range s.all() {
+		if sub.box.isClosing() {
+			n++
+		}
+	}
+	return n
+}
+
 // Behind is the metric.
 func (s *Server) Behind() int { return s.behind() }
 

@@ -122,6 +122,10 @@ func TestFaultWhileAWriteIsBlocked(t *testing.T) {
 				}
 				// It writes all of it before it reads anything, as a simple client does.
 				r.write(tt.bytes)
+				if blocked {
+					// Or it might read everything before the server sees the fault.
+					eventually(t, "the server sees it", func() bool { return w.srv.Closing() == 1 })
+				}
 				n, _, closing := r.drainFrames(w.feed.all, 0)
 				if len(closing) < 2 || int(closing[0])<<8|int(closing[1]) != tt.code {
 					t.Errorf("close %q, want %d", closing, tt.code)

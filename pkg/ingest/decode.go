@@ -116,13 +116,7 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 		}
 		x.time = parseTime(m.Time)
 		start := len(b.json)
-		handle := m.Handle
-		if !m.HasHandle {
-			handle = nil
-		} else if handle == nil {
-			handle = []byte{}
-		}
-		b.json = event.AppendIdentity(b.json, m.DID, handle, m.Seq, m.Time)
+		b.json = event.AppendIdentity(b.json, m.DID, m.Handle, m.Seq, m.Time) // nil: none
 		b.add(rendered{kind: event.KindIdentity, didLen: uint16(len(m.DID)), size: len(b.json) - start})
 	case "#account":
 		m, err := repo.ParseAccount(f.Body)
@@ -131,13 +125,7 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 		}
 		x.time = parseTime(m.Time)
 		start := len(b.json)
-		status := m.Status
-		if !m.HasStatus {
-			status = nil
-		} else if status == nil {
-			status = []byte{}
-		}
-		b.json = event.AppendAccount(b.json, m.DID, m.Active, m.Seq, status, m.Time)
+		b.json = event.AppendAccount(b.json, m.DID, m.Active, m.Seq, m.Status, m.Time) // nil: none
 		b.add(rendered{kind: event.KindAccount, didLen: uint16(len(m.DID)), size: len(b.json) - start})
 	case "#sync":
 		m, err := repo.ParseSync(f.Body)

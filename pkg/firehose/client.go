@@ -135,6 +135,7 @@ type errHandler struct{ error }
 // it owns the frame.
 func (c *Client) Run(ctx context.Context, start Start, handle func(Frame) error) error {
 	s := &session{Client: c, start: start, handle: handle}
+	defer s.arena.close()
 	backoff := c.cfg.MinBackoff
 	failing := false
 	for {
@@ -185,6 +186,7 @@ type session struct {
 	epoch   int
 	handled uint64 // frames handed on
 	leapt   Seq    // the last frame's seq if it was a leap, else 0
+	arena   arena
 }
 
 // connect makes one connection and reads it to its end.
@@ -275,22 +277,17 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 			alive()
 			extended = now
 		}
-		buf := buffers.Get().(*[]byte)
-		message, err := readAll(r, (*buf)[:0], s.cfg.MaxMessage)
-		*buf = message
+		message, err := s.arena.read(r, s.cfg.MaxMessage)
 		switch {
 		case errors.Is(err, errTooLarge):
-			putBuffer(buf)
 			s.drop(reasonTooLarge)
 			if _, err := io.Copy(io.Discard, r); err != nil {
 				return fmt.Errorf("read: %w", err)
 			}
 			continue
 		case err != nil:
-			putBuffer(buf)
 			return fmt.Errorf("read: %w", err)
 		case kind != websocket.BinaryMessage:
-			putBuffer(buf)
 			s.drop(reasonNotBinary)
 			continue
 		}
@@ -298,12 +295,10 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 		h, body, err := parseHeader(message)
 		switch {
 		case err != nil:
-			putBuffer(buf)
 			s.drop(reasonHeader)
 			continue
 		case h.op == -1:
 			name, text := parsePair(body, "error", "message")
-			putBuffer(buf)
 			s.metrics.errorFrames.Inc()
 			if name == "FutureCursor" && !s.start.Live {
 				return errNewSequence
@@ -311,7 +306,6 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 			return fmt.Errorf("the relay says %s: %q", name, text)
 		case h.typ == "#info":
 			name, text := parsePair(body, "name", "message")
-			putBuffer(buf)
 			s.metrics.notices.Inc()
 			if name == "OutdatedCursor" {
 				s.metrics.gaps.Inc()
@@ -319,20 +313,17 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 			s.log.Warn("notice from the relay", "name", name, "message", text)
 			continue
 		case h.typ == "#unknown":
-			putBuffer(buf)
 			s.drop(reasonType)
 			continue
 		}
 		seq, err := parseSeq(body)
 		if err != nil {
-			putBuffer(buf)
 			s.drop(reasonSeq)
 			continue
 		}
 		if first {
 			first = false
 			if s.start.Known && !s.start.Live && seq < s.start.Cursor {
-				putBuffer(buf)
 				return errNewSequence
 			}
 			if s.start.Known && !s.start.Live && seq > s.start.Cursor+1 {
@@ -342,7 +333,7 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 		}
 		s.metrics.frames.Inc()
 		leap := s.leaps(seq)
-		if err := s.handle(Frame{Seq: seq, Type: h.typ, Body: body, Epoch: s.epoch, Leap: leap, buf: buf}); err != nil {
+		if err := s.handle(Frame{Seq: seq, Type: h.typ, Body: body, Epoch: s.epoch, Leap: leap, slab: s.arena.keep(message)}); err != nil {
 			return errHandler{err}
 		}
 		s.handled++
@@ -374,31 +365,4 @@ func (s *session) leaps(seq Seq) bool {
 func (s *session) drop(r reason) {
 	s.metrics.dropped[r].Inc()
 	s.log.Debug("message dropped", "reason", r.String())
-}
-
-var errTooLarge = errors.New("message too large")
-
-// readAll reads a message into buf, which it grows up to limit.
-func readAll(r io.Reader, buf []byte, limit int) ([]byte, error) {
-	for {
-		if len(buf) == cap(buf) {
-			if len(buf) >= limit {
-				return buf, errTooLarge
-			}
-			grown := make([]byte, len(buf), min(max(2*cap(buf), 8<<10), limit+1))
-			copy(grown, buf)
-			buf = grown
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if err == io.EOF {
-			if len(buf) > limit {
-				return buf, errTooLarge
-			}
-			return buf, nil
-		}
-		if err != nil {
-			return buf, err
-		}
-	}
 }

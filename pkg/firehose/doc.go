@@ -3,9 +3,9 @@
 //
 // It reads messages, takes the two things out of each that it needs itself (the
 // header's type and the body's seq) and hands the message on; it knows neither
-// records nor JSON. Every message lies in a buffer of its own from a pool, which the
-// receiver gives back with [Frame.Release]: gorilla's copy out of its read buffer is
-// the only one.
+// records nor JSON. Messages that follow each other share slabs of memory, which go back
+// to a pool when the last frame in them has been given back with [Frame.Release]: gorilla's
+// copy out of its read buffer is the only one.
 //
 // # Order and sequence
 //

@@ -2,7 +2,6 @@ package firehose
 
 import (
 	"errors"
-	"sync"
 
 	"slipstream/pkg/dagcbor"
 )
@@ -17,27 +16,14 @@ type Frame struct {
 	Body  []byte // DAG-CBOR; valid until Release
 	Epoch int    // grows when the relay's numbers start anew
 	Leap  bool   // Seq is implausibly far ahead and not yet confirmed: not a position to resume from
-	buf   *[]byte
+	slab  *slab  // that Body is in; nil: nobody's
 }
 
 // Release gives the frame's memory back. Body must not be used any more.
 func (f *Frame) Release() {
-	if f.buf != nil {
-		putBuffer(f.buf)
-		f.buf, f.Body = nil, nil
-	}
-}
-
-// Buffers above this size are left to the garbage collector: nearly all messages are
-// far smaller, and a pool of large ones would keep a burst's memory for ever.
-const maxPooled = 64 << 10
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 8<<10); return &b }}
-
-func putBuffer(b *[]byte) {
-	if cap(*b) <= maxPooled {
-		*b = (*b)[:0]
-		buffers.Put(b)
+	if f.slab != nil {
+		f.slab.release()
+		f.slab, f.Body = nil, nil
 	}
 }
 

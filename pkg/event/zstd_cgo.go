@@ -2,7 +2,11 @@
 
 package event
 
-import "github.com/valyala/gozstd"
+import (
+	"slices"
+
+	"github.com/valyala/gozstd"
+)
 
 // Library names the zstd encoder that this build uses.
 const Library = "libzstd"
@@ -18,5 +22,11 @@ func newEncoder(dictionary []byte) (encoder, error) {
 }
 
 func (e encoder) appendFrame(dst, payload []byte) []byte {
-	return gozstd.CompressDict(dst, payload, e.dictionary)
+	return gozstd.CompressDict(room(dst, len(payload)), payload, e.dictionary)
 }
+
+func packBlock(dst, src []byte) []byte { return gozstd.CompressLevel(room(dst, len(src)), src, 1) }
+
+// room makes place for the worst that n bytes can become. Where there is less, gozstd
+// may have to compress a second time.
+func room(dst []byte, n int) []byte { return slices.Grow(dst, n+n>>8+64) }

@@ -2,7 +2,11 @@
 
 package event
 
-import "github.com/klauspost/compress/zstd"
+import (
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+)
 
 // Library names the zstd encoder that this build uses.
 const Library = "klauspost"
@@ -20,3 +24,14 @@ func newEncoder(dictionary []byte) (encoder, error) {
 func (e encoder) appendFrame(dst, payload []byte) []byte {
 	return e.z.EncodeAll(payload, dst)
 }
+
+var blockEncoder = sync.OnceValue(func() *zstd.Encoder {
+	// A window that holds a whole chunk; an encoder keeps a few times as much.
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(512<<10), zstd.WithEncoderCRC(false))
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return z
+})
+
+func packBlock(dst, src []byte) []byte { return blockEncoder().EncodeAll(src, dst) }

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -47,6 +48,7 @@ type Chunk struct {
 	// was read from disk for a replay: its payloads are in the cache then.
 	payload  [forms][]byte
 	resident bool
+	packed   []byte // the JSON form as it is stored; nil once it is
 }
 
 // First returns the cursor of the chunk's first event.
@@ -171,6 +173,7 @@ type Builder struct {
 	dids        []byte            // the encoded table
 	didCount    uint32
 	lastDID     []byte
+	packed      []byte // scratch
 }
 
 // Add appends one event. end holds where it ends in each payload. did and collection
@@ -252,5 +255,10 @@ func (b *Builder) Seal(prev event.Cursor, dictionary uint32, json, zstd, extra [
 		c.payload[f] = p
 	}
 	c.resident = true
+	if len(json) > 0 {
+		// Here, because sealing is done by many and committing by one.
+		b.packed = event.PackBlock(b.packed[:0], json)
+		c.packed = bytes.Clone(b.packed)
+	}
 	return c, nil
 }

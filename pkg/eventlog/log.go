@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,6 +60,10 @@ type Log struct {
 
 	space spaceCheck // owned by Append
 
+	// writing is held for a batch and for saying what was in it: last and checkpoint
+	// always belong together for who holds it.
+	writing sync.Mutex
+
 	// oldestMu makes Trim's look at the store and its setting of oldest one step.
 	oldestMu sync.Mutex
 
@@ -107,15 +112,16 @@ func Open(cfg Config) (*Log, error) {
 }
 
 func (l *Log) recover() error {
-	last, err := l.store.getCursor(keyLast)
-	if err != nil {
-		return err
-	}
 	trimmed, err := l.store.getCursor(keyTrimmed)
 	if err != nil {
 		return err
 	}
-	checkpoint, err := l.store.get(keyCheckpoint)
+	last, err := l.store.lastThrough(math.MaxInt64 - 1)
+	if err != nil {
+		return err
+	}
+	last = max(last, trimmed)
+	checkpoint, err := l.store.checkpoint()
 	if err != nil {
 		return err
 	}
@@ -203,8 +209,10 @@ func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) er
 	if err := l.waitForSpace(ctx); err != nil {
 		return err
 	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	start := time.Now()
-	if err := l.store.append(chunks, checkpoint); err != nil {
+	if err := l.store.append(l.Last(), chunks, checkpoint); err != nil {
 		return err
 	}
 	l.metrics.commit.Observe(time.Since(start).Seconds())

@@ -27,7 +27,10 @@ func (l *Log) Trim() error {
 	}
 	// First said, then done: a reader that meets the hole knows why.
 	l.trimmed.Store(int64(removed))
-	if err := l.store.trim(removed); err != nil {
+	l.writing.Lock()
+	err = l.store.trim(removed, l.Last(), l.Checkpoint())
+	l.writing.Unlock()
+	if err != nil {
 		return err
 	}
 	l.oldestMu.Lock()

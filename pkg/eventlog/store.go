@@ -1,10 +1,12 @@
 package eventlog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -19,23 +21,36 @@ type store struct {
 	fault chan error // receives the first fault that Pebble calls fatal
 }
 
+const formatByte = 2
+
+// A chunk's keys are <prefixEvents> <cursor of its last event, 8 bytes> <part>.
 const (
-	prefixIndex = 'i'
-	prefixMeta  = 'm'
-	formatByte  = 1
+	prefixEvents = 'e'
+	keyLen       = 10
+)
+
+// The parts of a chunk. Its index sorts first, so that a seek finds it.
+const (
+	partIndex      = 'i'
+	partCheckpoint = 'u'
 )
 
 var (
-	prefixOf = [forms]byte{JSON: 'j', Zstd: 'z', Extra: 'x'}
+	partOf = [forms]byte{JSON: 'j', Zstd: 'z', Extra: 'x'}
 
 	keyFormat     = []byte("mformat")
-	keyLast       = []byte("mlast")
 	keyTrimmed    = []byte("mtrimmed")
 	keyCheckpoint = []byte("mcheckpoint")
 )
 
-func key(prefix byte, c event.Cursor) []byte {
-	return binary.BigEndian.AppendUint64([]byte{prefix}, uint64(c))
+func key(c event.Cursor, part byte) []byte {
+	return append(position(c), part)
+}
+
+// position is a bound: it sorts after the keys of every chunk that ends before c, and
+// before those of one that ends at c.
+func position(c event.Cursor) []byte {
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, keyLen), prefixEvents), uint64(c))
 }
 
 func keyCursor(key []byte) event.Cursor {
@@ -78,7 +93,7 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger) (*store, error) {
 	// then cached here, so Pebble's own cache only needs to hold index blocks.
 	cache := pebble.NewCache(8 << 20)
 	defer cache.Unref()
-	db, err := pebble.Open(dir, &pebble.Options{
+	options := &pebble.Options{
 		FS:                          fs,
 		Logger:                      logger,
 		Cache:                       cache,
@@ -87,7 +102,10 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger) (*store, error) {
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
 		FormatMajorVersion:          pebble.FormatNewest,
-	})
+	}
+	// What is large is compressed before it comes here.
+	options.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
+	db, err := pebble.Open(dir, options)
 	if err != nil {
 		if isLocked(err) {
 			return nil, fmt.Errorf("open store: %s is in use by another process", dir)
@@ -113,7 +131,7 @@ func (s *store) checkFormat() error {
 	case len(v) == 1 && v[0] == formatByte:
 		return nil
 	case v != nil:
-		return fmt.Errorf("the store has format %x, this program reads format %d", v, formatByte)
+		return fmt.Errorf("the store has format %x, this program reads format %d: give it another data directory", v, formatByte)
 	}
 	it, err := s.db.NewIter(nil)
 	if err != nil {
@@ -156,79 +174,157 @@ func (s *store) getCursor(key []byte) (event.Cursor, error) {
 func cursorValue(c event.Cursor) []byte { return binary.BigEndian.AppendUint64(nil, uint64(c)) }
 
 // append commits chunks and checkpoint in one synced batch. A nil checkpoint leaves
-// the stored one.
-func (s *store) append(chunks []*Chunk, checkpoint []byte) error {
-	b := s.db.NewBatch()
+// the stored one. last is the cursor of the last event before the chunks.
+func (s *store) append(last event.Cursor, chunks []*Chunk, checkpoint []byte) error {
+	size := 256
 	for _, c := range chunks {
-		last := c.Last()
-		b.Set(key(prefixIndex, last), c.index, nil)
-		for f, prefix := range prefixOf {
-			if p := c.payload[f]; len(p) > 0 {
-				b.Set(key(prefix, last), p, nil)
+		size += len(c.index) + len(c.packed) + c.Size(Zstd) + c.Size(Extra) + 128
+	}
+	b := s.db.NewBatchWithSize(size)
+	defer b.Close()
+	for _, c := range chunks {
+		last = c.Last()
+		b.Set(key(last, partIndex), c.index, nil)
+		for f, part := range partOf {
+			p := c.payload[f]
+			if Form(f) == JSON {
+				p = c.packed
+			}
+			if len(p) > 0 {
+				b.Set(key(last, part), p, nil)
 			}
 		}
 	}
-	if len(chunks) > 0 {
-		b.Set(keyLast, cursorValue(chunks[len(chunks)-1].Last()), nil)
-	}
-	if checkpoint != nil {
-		b.Set(keyCheckpoint, checkpoint, nil)
+	switch {
+	case checkpoint == nil:
+	case len(chunks) > 0:
+		b.Set(key(last, partCheckpoint), checkpoint, nil)
+	default:
+		b.Set(keyCheckpoint, checkpointValue(last, checkpoint), nil)
 	}
 	if err := b.Commit(pebble.Sync); err != nil {
 		return fmt.Errorf("commit chunk: %w", err)
 	}
+	for _, c := range chunks {
+		c.packed = nil
+	}
 	return nil
+}
+
+// checkpointValue is a checkpoint of its own: one that no chunk carries. It says after
+// which event it was made, so that a later chunk's is known to be newer.
+func checkpointValue(last event.Cursor, checkpoint []byte) []byte {
+	return append(cursorValue(last), checkpoint...)
+}
+
+// checkpoint returns the newest checkpoint, or nil if there is none.
+func (s *store) checkpoint() ([]byte, error) {
+	own, err := s.get(keyCheckpoint)
+	if err != nil {
+		return nil, err
+	}
+	var made event.Cursor
+	if own != nil {
+		if len(own) < 8 {
+			return nil, fmt.Errorf("read store: key %q has %d bytes, fewer than 8", keyCheckpoint, len(own))
+		}
+		made, own = event.Cursor(binary.BigEndian.Uint64(own)), own[8:]
+	}
+	it, err := s.events(made+1, math.MaxInt64)
+	if err != nil {
+		return nil, err
+	}
+	// Nearly every append has one: this ends at the first or second chunk.
+	for ok := it.Last(); ok; ok = it.Prev() {
+		if it.Key()[keyLen-1] != partCheckpoint {
+			continue
+		}
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("read store: %w", err), it.Close())
+		}
+		own = bytes.Clone(v)
+		break
+	}
+	return own, closeIter(it)
+}
+
+// events iterates over the keys of the chunks that end at or after from and before to.
+func (s *store) events(from, to event.Cursor) (*pebble.Iterator, error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: position(from), UpperBound: position(to)})
+	if err != nil {
+		return nil, fmt.Errorf("read store: %w", err)
+	}
+	return it, nil
+}
+
+func closeIter(it *pebble.Iterator) error {
+	if err := it.Close(); err != nil {
+		return fmt.Errorf("read store: %w", err)
+	}
+	return nil
+}
+
+// indexAt parses the index that an iterator stands at. The chunk has no payloads yet.
+func indexAt(it *pebble.Iterator) (*Chunk, error) {
+	last := keyCursor(it.Key())
+	v, err := it.ValueAndErr()
+	if err == nil && it.Key()[keyLen-1] != partIndex {
+		err = errors.New("has no index")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("chunk %d: %w", last, err)
+	}
+	c, err := parseIndex(bytes.Clone(v))
+	if err == nil && c.Last() != last {
+		err = fmt.Errorf("its index ends at %d", c.Last())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("chunk %d: %w", last, err)
+	}
+	return c, nil
 }
 
 // read returns up to limit bytes of consecutive chunks, but at least one, from the
 // first that has an event after the given position. They have no payloads yet.
 func (s *store) read(after event.Cursor, limit int) ([]*Chunk, error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: key(prefixIndex, after+1), UpperBound: []byte{prefixIndex + 1}})
+	it, err := s.events(after+1, math.MaxInt64)
 	if err != nil {
-		return nil, fmt.Errorf("read store: %w", err)
+		return nil, err
 	}
 	var chunks []*Chunk
 	size := 0
-	for ok := it.First(); ok && size < limit; ok = it.Next() {
-		v, err := it.ValueAndErr()
-		if err == nil {
-			var c *Chunk
-			if c, err = parseIndex(append(make([]byte, 0, len(v)), v...)); err == nil {
-				chunks = append(chunks, c)
-				size += c.Size(JSON)
-				continue
-			}
+	for ok := it.First(); ok && size < limit; {
+		c, err := indexAt(it)
+		if err != nil {
+			return nil, errors.Join(err, it.Close())
 		}
-		return nil, errors.Join(fmt.Errorf("chunk %d: %w", keyCursor(it.Key()), err), it.Close())
+		chunks = append(chunks, c)
+		size += c.Size(JSON)
+		ok = size < limit && it.SeekGE(position(c.Last()+1))
 	}
-	if err := it.Close(); err != nil {
-		return nil, fmt.Errorf("read store: %w", err)
-	}
-	return chunks, nil
+	return chunks, closeIter(it)
 }
 
 // tail returns a position that at least events events follow, if there are as many,
 // counting back from the newest, but reading no more than limit bytes of them.
 func (s *store) tail(events int, limit int64) (event.Cursor, error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixIndex}, UpperBound: []byte{prefixIndex + 1}})
+	it, err := s.events(0, math.MaxInt64)
 	if err != nil {
-		return 0, fmt.Errorf("read store: %w", err)
+		return 0, err
 	}
-	position := event.Cursor(0)
-	for ok := it.Last(); ok && events > 0 && limit > 0; ok = it.Prev() {
-		v, err := it.ValueAndErr()
+	at := event.Cursor(0)
+	for ok := it.Last(); ok && events > 0 && limit > 0; ok = it.SeekLT(position(keyCursor(it.Key()))) {
+		it.SeekGE(position(keyCursor(it.Key())))
+		c, err := indexAt(it)
 		if err != nil {
-			return 0, errors.Join(fmt.Errorf("read store: %w", err), it.Close())
+			return 0, errors.Join(err, it.Close())
 		}
-		c, err := parseIndex(v)
-		if err != nil {
-			return 0, errors.Join(fmt.Errorf("chunk %d: %w", keyCursor(it.Key()), err), it.Close())
-		}
-		position = c.Prev
+		at = c.Prev
 		events -= len(c.Entries)
 		limit -= c.cost()
 	}
-	return position, it.Close()
+	return at, closeIter(it)
 }
 
 // oldest returns the first event's cursor, or 0.
@@ -243,28 +339,28 @@ func (s *store) oldest() (event.Cursor, error) {
 // lastThrough returns the cursor of the last chunk that ends at or before the given
 // cursor, or 0 if there is none.
 func (s *store) lastThrough(through event.Cursor) (event.Cursor, error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixIndex}, UpperBound: key(prefixIndex, through+1)})
+	it, err := s.events(0, through+1)
 	if err != nil {
-		return 0, fmt.Errorf("read store: %w", err)
+		return 0, err
 	}
 	var last event.Cursor
 	if it.Last() {
 		last = keyCursor(it.Key())
 	}
-	if err := it.Close(); err != nil {
-		return 0, fmt.Errorf("read store: %w", err)
-	}
-	return last, nil
+	return last, closeIter(it)
 }
 
-// trim removes every chunk up to and including the one that ends at last, and stores
-// that it did.
-func (s *store) trim(last event.Cursor) error {
+// trim removes every chunk up to and including the one that ends at through, and stores
+// that it did. The checkpoint, made after the event at last, may have been theirs: it
+// gets a key of its own.
+func (s *store) trim(through, last event.Cursor, checkpoint []byte) error {
 	b := s.db.NewBatch()
-	for _, prefix := range append([]byte{prefixIndex}, prefixOf[:]...) {
-		b.DeleteRange([]byte{prefix}, key(prefix, last+1), nil)
+	defer b.Close()
+	b.DeleteRange(position(0), position(through+1), nil)
+	b.Set(keyTrimmed, cursorValue(through), nil)
+	if checkpoint != nil {
+		b.Set(keyCheckpoint, checkpointValue(last, checkpoint), nil)
 	}
-	b.Set(keyTrimmed, cursorValue(last), nil)
 	if err := b.Commit(pebble.Sync); err != nil {
 		return fmt.Errorf("trim store: %w", err)
 	}
@@ -276,12 +372,17 @@ func (s *store) payload(c *Chunk, f Form) ([]byte, error) {
 	if c.Size(f) == 0 {
 		return nil, nil
 	}
-	p, err := s.get(key(prefixOf[f], c.Last()))
+	p, err := s.get(key(c.Last(), partOf[f]))
 	if err != nil {
 		return nil, err
 	}
+	if f == JSON && p != nil {
+		if p, err = event.UnpackBlock(p, c.Size(f)); err != nil {
+			return nil, fmt.Errorf("chunk %d: %w", c.Last(), err)
+		}
+	}
 	if len(p) != c.Size(f) {
-		return nil, fmt.Errorf("chunk %d: payload %c has %d bytes, its index says %d", c.Last(), prefixOf[f], len(p), c.Size(f))
+		return nil, fmt.Errorf("chunk %d: payload %c has %d bytes, its index says %d", c.Last(), partOf[f], len(p), c.Size(f))
 	}
 	return p, nil
 }

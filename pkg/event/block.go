@@ -1,0 +1,45 @@
+package event
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// PackBlock appends src to dst as one zstd frame without a dictionary: how many events
+// are stored together, as opposed to how one is sent. It is made to be cheap, not small:
+// for a few hundred events 0.8 µs of CPU each, for a quarter of the JSON. src must not
+// be empty.
+func PackBlock(dst, src []byte) []byte { return packBlock(dst, src) }
+
+// blockDecoder is shared by all: DecodeAll may be called concurrently, and its decoders
+// are few and small.
+var blockDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0))
+})
+
+// UnpackBlock returns what PackBlock was given, which was size bytes long, in memory of
+// its own. Anything else is an error.
+func UnpackBlock(packed []byte, size int) ([]byte, error) {
+	d, err := blockDecoder()
+	if err != nil {
+		return nil, err
+	}
+	var h zstd.Header
+	if err := h.Decode(packed); err != nil {
+		return nil, fmt.Errorf("unpack block: %w", err)
+	}
+	if !h.HasFCS || h.FrameContentSize != uint64(size) {
+		return nil, errors.New("unpack block: it is not of the size that it should have")
+	}
+	out, err := d.DecodeAll(packed, make([]byte, 0, size))
+	if err != nil {
+		return nil, fmt.Errorf("unpack block: %w", err)
+	}
+	if len(out) != size {
+		return nil, errors.New("unpack block: more than one frame")
+	}
+	return out, nil
+}

@@ -127,7 +127,7 @@ func benchRun(b *testing.B, frames []firehose.Frame) (*run, *event.Compressor) {
 	d := decoder{in: in}
 	x := &batch{frames: frames}
 	d.batch(x)
-	s := &sequencer{in: in, recent: newRecent(), seq: -1}
+	s := &sequencer{in: in, seq: -1}
 	s.next(<-in.freeRuns)
 	s.batch(x)
 	return s.current, compressor

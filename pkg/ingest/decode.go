@@ -21,6 +21,7 @@ type batch struct {
 	events  []rendered // of all frames, in order
 	json    []byte     // text frames, back to back, cursors not set
 	extra   []byte     // payloads of sync events, the same
+	newest  time.Time  // the relay's time in the last frame; zero: not known
 }
 
 // decoded is what became of one frame.
@@ -28,10 +29,9 @@ type decoded struct {
 	seq    firehose.Seq
 	epoch  int
 	leap   bool
-	bad    bool      // could not be parsed: its seq is not to be trusted either
-	id     uint64    // names (kind, DID, rev); 0: nothing to compare
-	events int       // where its events end in batch.events
-	time   time.Time // zero: not known
+	bad    bool   // could not be parsed: its seq is not to be trusted either
+	id     uint64 // names (kind, DID, rev); 0: nothing to compare
+	events int    // where its events end in batch.events
 }
 
 // rendered is one event. The offsets count from the start of its payload.
@@ -54,6 +54,7 @@ const retained = 4 << 20
 type decoder struct {
 	in     *Ingester
 	commit repo.Commit
+	time   []byte // the frame's, part of it
 }
 
 // idSeed is one for the process: ids are compared, never stored.
@@ -87,12 +88,16 @@ func (d *decoder) batch(b *batch) {
 	for i := range b.frames {
 		f := &b.frames[i]
 		x := decoded{seq: f.Seq, epoch: f.Epoch, leap: f.Leap}
+		d.time = nil
 		if err := d.frame(b, f, &x); err != nil {
 			d.in.metrics.frameDropped(err)
 			x.bad = true
 		}
 		x.events = len(b.events)
 		b.decoded = append(b.decoded, x)
+		if i == len(b.frames)-1 {
+			b.newest = parseTime(d.time)
+		}
 		f.Release()
 	}
 }
@@ -104,7 +109,7 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 			return err
 		}
 		x.id = frameID(event.KindCommit, d.commit.Repo, d.commit.Rev)
-		x.time = parseTime(d.commit.Time)
+		d.time = d.commit.Time
 		if d.commit.TooBig && len(d.commit.Ops) == 0 {
 			d.in.metrics.tooBig.Inc() // what it changed was left out by the sender
 		}
@@ -114,7 +119,7 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 		if err != nil {
 			return err
 		}
-		x.time = parseTime(m.Time)
+		d.time = m.Time
 		start := len(b.json)
 		b.json = event.AppendIdentity(b.json, m.DID, m.Handle, m.Seq, m.Time) // nil: none
 		b.add(rendered{kind: event.KindIdentity, didLen: uint16(len(m.DID)), size: len(b.json) - start})
@@ -123,7 +128,7 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 		if err != nil {
 			return err
 		}
-		x.time = parseTime(m.Time)
+		d.time = m.Time
 		start := len(b.json)
 		b.json = event.AppendAccount(b.json, m.DID, m.Active, m.Seq, m.Status, m.Time) // nil: none
 		b.add(rendered{kind: event.KindAccount, didLen: uint16(len(m.DID)), size: len(b.json) - start})
@@ -133,7 +138,7 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 			return err
 		}
 		x.id = frameID(event.KindSync, m.DID, m.Rev)
-		x.time = parseTime(m.Time)
+		d.time = m.Time
 		start := len(b.extra)
 		if b.extra, err = event.AppendSync(b.extra, m.DID, f.Body); err != nil {
 			return err

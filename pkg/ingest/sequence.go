@@ -59,9 +59,8 @@ type sequencer struct {
 	epoch  int
 	stored firehose.Seq // what the last sealed run's checkpoint said
 
-	recent  *recent
-	overlap bool // frames may come that the log holds already
-	repeats int  // duplicates in a row
+	recent  recent
+	repeats int // duplicates in a row
 
 	current *run
 }
@@ -73,7 +72,7 @@ const repeatLimit = 1000
 
 // newSequencer reads the log's position and tail, and says where the upstream starts.
 func (in *Ingester) newSequencer() (*sequencer, firehose.Start, error) {
-	s := &sequencer{in: in, last: max(in.cfg.Log.Last(), in.cfg.Log.Trimmed()), seq: -1, stored: -1, recent: newRecent()}
+	s := &sequencer{in: in, last: max(in.cfg.Log.Last(), in.cfg.Log.Trimmed()), seq: -1, stored: -1}
 	if err := s.recent.fill(in.cfg.Log); err != nil {
 		return nil, firehose.Start{}, fmt.Errorf("read the log's tail: %w", err)
 	}
@@ -86,13 +85,13 @@ func (in *Ingester) newSequencer() (*sequencer, firehose.Start, error) {
 	}
 	switch {
 	case in.cfg.Override != nil:
-		s.overlap = true
+		s.recent.watch()
 		return s, firehose.Start{Cursor: *in.cfg.Override}, nil
 	case stored != nil && stored.URL == in.cfg.URL:
 		s.seq, s.stored = stored.Seq, stored.Seq
 		return s, firehose.Start{Cursor: stored.Seq, Known: true}, nil
 	case stored != nil:
-		s.overlap = true
+		s.recent.watch()
 		in.log.Warn("the stored cursor belongs to another relay and means nothing here; set --override-upstream-cursor to choose where to start",
 			"stored_url", stored.URL, "stored_cursor", stored.Seq, "url", in.cfg.URL)
 	}
@@ -165,32 +164,29 @@ func (s *sequencer) seal() {
 
 func (s *sequencer) batch(b *batch) {
 	from, json, extra := 0, b.json, b.extra
-	var newest time.Time
+	now := s.in.cfg.Now()
 	for i := range b.decoded {
 		d := &b.decoded[i]
 		events := b.events[from:d.events]
 		from = d.events
 		keep := s.admit(d)
-		if keep && !d.time.IsZero() {
-			newest = d.time
-		}
 		for j := range events {
 			e := &events[j]
 			if e.kind == event.KindSync {
 				if keep {
-					s.place(e, nil, extra[:e.size])
+					s.place(now, e, nil, extra[:e.size])
 				}
 				extra = extra[e.size:]
 				continue
 			}
 			if keep {
-				s.place(e, json[:e.size], nil)
+				s.place(now, e, json[:e.size], nil)
 			}
 			json = json[e.size:]
 		}
 	}
-	if !newest.IsZero() {
-		s.in.metrics.lag.Set(s.in.cfg.Now().Sub(newest).Seconds())
+	if !b.newest.IsZero() {
+		s.in.metrics.lag.Set(now.Sub(b.newest).Seconds())
 	}
 	s.in.metrics.seq.Set(float64(s.seq))
 }
@@ -201,7 +197,8 @@ func (s *sequencer) admit(d *decoded) bool {
 		return false
 	}
 	if d.epoch != s.epoch {
-		s.epoch, s.seq, s.overlap, s.repeats = d.epoch, -1, true, 0
+		s.epoch, s.seq, s.repeats = d.epoch, -1, 0
+		s.recent.watch()
 	}
 	if d.seq <= s.seq {
 		s.repeats++
@@ -210,14 +207,14 @@ func (s *sequencer) admit(d *decoded) bool {
 			return false
 		}
 		s.in.log.Warn("the relay's numbers stay below the last one; taking them for a new sequence", "last", s.seq, "seq", d.seq)
-		s.overlap = true
+		s.recent.watch()
 	}
 	s.repeats = 0
 	if !d.leap {
 		s.seq = d.seq
 	}
 	// A leap does not move the position, so the relay may send it again after a reconnect.
-	if d.id != 0 && s.recent.add(d.id) && (s.overlap || d.leap) {
+	if d.id != 0 && (d.leap && s.recent.has(d.id) || s.recent.add(d.id)) {
 		s.in.metrics.duplicates.Inc()
 		return false
 	}
@@ -225,8 +222,8 @@ func (s *sequencer) admit(d *decoded) bool {
 }
 
 // place gives an event its cursor and copies it into the current run.
-func (s *sequencer) place(e *rendered, frame, extra []byte) {
-	s.last = max(event.CursorAt(s.in.cfg.Now()), s.last+1, event.Epoch+1)
+func (s *sequencer) place(now time.Time, e *rendered, frame, extra []byte) {
+	s.last = max(event.CursorAt(now), s.last+1, event.Epoch+1)
 	r := s.current
 	payload := extra
 	if frame != nil {

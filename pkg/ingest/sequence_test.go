@@ -7,7 +7,7 @@ import (
 )
 
 func newTestSequencer() *sequencer {
-	return &sequencer{in: New(Config{}), seq: -1, stored: -1, recent: newRecent()}
+	return &sequencer{in: New(Config{}), seq: -1, stored: -1}
 }
 
 // Within one sequence of numbers a frame goes out once, whatever the order in which
@@ -54,22 +54,38 @@ func TestAdmitRecovers(t *testing.T) {
 	}
 }
 
-// The recent set forgets the oldest first and never grows beyond its bound.
-func TestRecentIsBounded(t *testing.T) {
-	r := newRecent()
+// Repeats are known from the frames before a watch, and what is remembered is bounded.
+func TestRecent(t *testing.T) {
+	var r recent
 	for id := uint64(1); id <= 3*recentFrames; id++ {
 		if r.add(id) {
-			t.Fatalf("%d was there already", id)
+			t.Fatalf("%d is a repeat", id)
 		}
 	}
-	if len(r.seen) != recentFrames || len(r.ring) != recentFrames {
-		t.Errorf("%d and %d ids, want %d", len(r.seen), len(r.ring), recentFrames)
+	if r.seen != nil || len(r.ring) != recentFrames {
+		t.Errorf("a set of %d and %d ids, want none and %d", len(r.seen), len(r.ring), recentFrames)
 	}
+	if !r.has(3*recentFrames) || r.has(1) {
+		t.Error("has is wrong")
+	}
+	r.watch()
 	if !r.add(3*recentFrames) || !r.add(2*recentFrames+1) {
-		t.Error("a recent id was forgotten")
+		t.Error("a repeat was not found")
 	}
 	if r.add(1) {
 		t.Error("the first id is still there")
+	}
+	for id := uint64(4 * recentFrames); id < 5*recentFrames-2; id++ {
+		if r.add(id) {
+			t.Fatalf("%d is a repeat", id)
+		}
+	}
+	if len(r.seen) != recentFrames || len(r.ring) != recentFrames || !r.add(1) {
+		t.Errorf("a set of %d and %d ids, want %d", len(r.seen), len(r.ring), recentFrames)
+	}
+	r.add(2) // the last that could push one of before the watch out
+	if r.seen != nil || r.add(1) {
+		t.Error("it watches for ever")
 	}
 }
 

@@ -58,14 +58,18 @@ func (r *carReader) next() (cid dagcbor.CID, data []byte, ok bool) {
 	return nil, nil, false
 }
 
-// wanted is the set of blocks that a commit's ops name: a hash table with open addressing
-// that is filled from the ops and then held against each block of the CAR, so that the
-// work is their sum, never their product. The hash is seeded, because the CIDs are chosen
-// by strangers. Each block is verified once, however many ops name it.
+// wanted is the set of blocks that a commit's ops name, which each block of the CAR is held
+// against. Nearly all commits name one or two, which are compared one after another. More make a hash table with open addressing, so
+// that the work is the sum of ops and blocks, never their product. The hash is seeded,
+// because the CIDs are chosen by strangers. Each block is verified once, however many ops
+// name it.
 type wanted struct {
 	blocks []block
-	slots  []int32 // 1 + index into blocks; 0 is free; the length is a power of two
+	slots  []int32 // 1 + index into blocks; 0 is free; the length is a power of two, or 0 for a scan
 }
+
+// scanOps is up to how many ops there is no table. With four, both ways took the same.
+const scanOps = 3
 
 type block struct {
 	cid   dagcbor.CID
@@ -88,6 +92,10 @@ var seed = maphash.MakeSeed()
 func (w *wanted) reset(n int) {
 	clear(w.blocks) // so that they keep no old message in memory
 	w.blocks = w.blocks[:0]
+	if n <= scanOps {
+		w.slots = w.slots[:0]
+		return
+	}
 	size := 4
 	for size < 2*n {
 		size *= 2
@@ -100,7 +108,7 @@ func (w *wanted) reset(n int) {
 	clear(w.slots)
 }
 
-// slot returns where c is, or where it would go.
+// slot returns where in the table c is, or where it would go.
 func (w *wanted) slot(c dagcbor.CID) *int32 {
 	mask := uint64(len(w.slots) - 1)
 	for i := maphash.Bytes(seed, c) & mask; ; i = (i + 1) & mask {
@@ -111,10 +119,29 @@ func (w *wanted) slot(c dagcbor.CID) *int32 {
 	}
 }
 
+// find returns the block of a CID, or nil if it is not wanted.
+func (w *wanted) find(c dagcbor.CID) *block {
+	if len(w.slots) == 0 {
+		for i := range w.blocks {
+			if b := &w.blocks[i]; bytes.Equal(b.cid, c) {
+				return b
+			}
+		}
+		return nil
+	}
+	if s := *w.slot(c); s != 0 {
+		return &w.blocks[s-1]
+	}
+	return nil
+}
+
 func (w *wanted) add(c dagcbor.CID) {
-	if s := w.slot(c); *s == 0 {
-		w.blocks = append(w.blocks, block{cid: c})
-		*s = int32(len(w.blocks))
+	if w.find(c) != nil {
+		return
+	}
+	w.blocks = append(w.blocks, block{cid: c})
+	if len(w.slots) > 0 {
+		*w.slot(c) = int32(len(w.blocks))
 	}
 }
 
@@ -128,11 +155,7 @@ func (w *wanted) collect(car []byte) (whole bool) {
 		if !ok {
 			break
 		}
-		s := *w.slot(c)
-		if s == 0 {
-			continue
-		}
-		if b := &w.blocks[s-1]; !b.found {
+		if b := w.find(c); b != nil && !b.found {
 			b.data, b.found = data, true
 			missing--
 		}
@@ -142,7 +165,7 @@ func (w *wanted) collect(car []byte) (whole bool) {
 
 // record returns the verified block of a CID that was added.
 func (w *wanted) record(c dagcbor.CID) ([]byte, Fault) {
-	b := &w.blocks[*w.slot(c)-1]
+	b := w.find(c)
 	if !b.found {
 		return nil, FaultMissingBlock
 	}

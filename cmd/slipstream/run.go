@@ -10,6 +10,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -29,10 +30,19 @@ import (
 // shutdownTimeout bounds an orderly end as a whole.
 const shutdownTimeout = 20 * time.Second
 
+// gcPercent is how much garbage may gather beside what is in use. The heap is mostly the
+// window: large, and without pointers to follow, so that a collection costs about a
+// millisecond. Catching up at full speed, 25 instead of Go's 100 takes the peak from 117 to
+// 94 MB for five times as many collections, whose CPU does not show.
+const gcPercent = 25
+
 // run builds the daemon, runs it until ctx ends or a part of it fails, and stops it in
 // order: the upstream first, what was read is committed, then consumers, then the
 // store.
 func run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 

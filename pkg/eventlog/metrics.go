@@ -3,6 +3,7 @@ package eventlog
 import (
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"slipstream/pkg/event"
@@ -37,6 +38,9 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
+	counter := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value)
+	}
 	age := func(c event.Cursor) float64 {
 		if c == 0 {
 			return 0
@@ -55,14 +59,14 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 		gauge("slipstream_replay_cache_bytes", "Memory taken by events that were read from disk.",
 			func() float64 { return float64(l.cache.size()) }),
 		gauge("slipstream_store_disk_bytes", "Disk space that the store takes.",
-			func() float64 {
-				l.closing.RLock()
-				defer l.closing.RUnlock()
-				if l.closed {
-					return 0
-				}
-				return float64(l.store.db.Metrics().DiskSpaceUsage())
-			}),
+			l.ofStore(func(m *pebble.Metrics) uint64 { return m.DiskSpaceUsage() })),
+		counter("slipstream_store_accepted_bytes_total", "Bytes that were given to the store since the start.",
+			l.ofStore(func(m *pebble.Metrics) uint64 { return m.WAL.BytesIn })),
+		counter("slipstream_store_written_bytes_total", "Bytes that the store has written to disk for them: log, tables, compactions.",
+			l.ofStore(func(m *pebble.Metrics) uint64 {
+				total := m.Total()
+				return total.TableBytesFlushed + total.TableBytesCompacted // the log is in the first
+			})),
 		gauge("slipstream_disk_full", "1 while ingest waits for free disk space.",
 			func() float64 {
 				if l.Full() {
@@ -72,6 +76,18 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 			}),
 	)
 	return m
+}
+
+// ofStore makes a metric's value of Pebble's.
+func (l *Log) ofStore(value func(*pebble.Metrics) uint64) func() float64 {
+	return func() float64 {
+		l.closing.RLock()
+		defer l.closing.RUnlock()
+		if l.closed {
+			return 0
+		}
+		return float64(value(l.store.db.Metrics()))
+	}
 }
 
 func (m *metrics) appended(chunks []*Chunk) {

@@ -1,0 +1,83 @@
+// Command loadgen measures a running daemon from outside: what a swarm of consumers gets
+// of it, how late, and what the process spends on it. The scripts that print the README's
+// tables are made of it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v3"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command().Run(ctx, os.Args); err != nil {
+		fmt.Fprintln(os.Stderr, "loadgen:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cli.Command {
+	return &cli.Command{
+		Name:  "loadgen",
+		Usage: "measure a daemon from outside",
+		Commands: []*cli.Command{
+			{
+				Name:  "consume",
+				Usage: "connect consumers that count what they get; with --relay, say how late it comes",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "url", Value: "ws://127.0.0.1:6008/subscribe", Usage: "`URL` to subscribe to"},
+					&cli.IntFlag{Name: "consumers", Value: 1, Usage: "how many `consumers`"},
+					&cli.StringFlag{Name: "relay", Usage: "the daemon's relay, `URL`: events are timed against their arrival from there, on the first consumer, which must not be a compressed one"},
+					&cli.DurationFlag{Name: "duration", Usage: "stop after so long, a Go `duration`; 0: at an interrupt (default: 0)", HideDefault: true},
+				},
+				Action: func(ctx context.Context, cmd *cli.Command) error {
+					if n := cmd.Int("consumers"); n < 1 {
+						return fmt.Errorf("--consumers %d: use at least 1", n)
+					}
+					if d := cmd.Duration("duration"); d > 0 {
+						var cancel context.CancelFunc
+						ctx, cancel = context.WithTimeout(ctx, d)
+						defer cancel()
+					}
+					return consume(ctx, cmd.Root().Writer, cmd.String("url"), cmd.String("relay"), cmd.Int("consumers"))
+				},
+			},
+			{
+				Name:  "watch",
+				Usage: "wait for a daemon to take in events and print what it spent on them, as a row of a markdown table",
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "pid", Required: true, Usage: "the daemon's process `id`"},
+					&cli.StringFlag{Name: "metrics", Value: "http://127.0.0.1:6009/metrics", Usage: "`URL` of its metrics"},
+					&cli.Int64Flag{Name: "seq", Usage: "until it has sequenced the relay's frame of this `number`"},
+					&cli.DurationFlag{Name: "duration", Usage: "until so long after its start, a Go `duration`"},
+					&cli.StringFlag{Name: "label", Usage: "`text` of the first column"},
+					&cli.BoolFlag{Name: "heading", Usage: "print the heading first"},
+				},
+				Action: func(ctx context.Context, cmd *cli.Command) error {
+					if (cmd.Int64("seq") > 0) == (cmd.Duration("duration") > 0) {
+						return errors.New("watch: give either --seq or --duration")
+					}
+					if cmd.Bool("heading") {
+						fmt.Fprintln(cmd.Root().Writer, watchHeading)
+					}
+					w := watch{pid: cmd.Int("pid"), metrics: cmd.String("metrics"), seq: cmd.Int64("seq"), began: time.Now()}
+					w.until = w.began.Add(cmd.Duration("duration"))
+					row, err := w.run(ctx)
+					if err != nil {
+						return err
+					}
+					fmt.Fprintf(cmd.Root().Writer, "| %s %s\n", cmd.String("label"), row)
+					return nil
+				},
+			},
+		},
+	}
+}

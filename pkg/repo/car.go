@@ -59,16 +59,16 @@ func (r *carReader) next() (cid dagcbor.CID, data []byte, ok bool) {
 }
 
 // wanted is the set of blocks that a commit's ops name, which each block of the CAR is held
-// against. Nearly all commits name one or two, which are compared one after another. More make a hash table with open addressing, so
-// that the work is the sum of ops and blocks, never their product. The hash is seeded,
-// because the CIDs are chosen by strangers. Each block is verified once, however many ops
-// name it.
+// against. Nearly all commits name one or two, which are compared one after another. More
+// make a hash table with open addressing, so that the work is the sum of ops and blocks,
+// never their product. The hash is seeded, because the CIDs are chosen by strangers. Each
+// block is verified once, however many ops name it.
 type wanted struct {
 	blocks []block
 	slots  []int32 // 1 + index into blocks; 0 is free; the length is a power of two, or 0 for a scan
 }
 
-// scanOps is up to how many ops there is no table. With four, both ways took the same.
+// scanOps is up to how many ops there is no table.
 const scanOps = 3
 
 type block struct {

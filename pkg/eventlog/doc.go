@@ -26,33 +26,30 @@
 //
 // Keys, all big-endian so that Pebble's order is the log's:
 //
-//	'e' <cursor of the chunk's last event, 8 bytes> 'i'   header and index, see chunk.go
-//	'e' <the same>                                  'j'   json: v1 text frames, back to
-//	                                                      back, packed as one zstd frame
-//	'e' <the same>                                  'u'   the checkpoint of an Append, with
-//	                                                      the last of its chunks
-//	'e' <the same>                                  'x'   extra: payloads that v1 does not have
-//	'e' <the same>                                  'z'   zstd: v1 binary frames, back to back
-//	'm' "format"       the version of this layout, one byte
-//	'm' "trimmed"      the greatest cursor that retention has removed, 8 bytes
-//	'm' "checkpoint"   one that no chunk carries: the last cursor when it was made, 8
-//	                   bytes; the checkpoint. A chunk after that cursor has a newer one
+//	"FORMAT"                    the version of this layout, one byte
+//	'e' <cursor, 8 bytes> part  where the cursor is that of a chunk's last event:
+//	                      'i'   header and index, see chunk.go
+//	                      'j'   json: v1 text frames, back to back, packed as one zstd frame
+//	                      'x'   extra: payloads that v1 does not have
+//	                      'z'   zstd: v1 binary frames, back to back
+//	                            and beside or without a chunk
+//	                      't'   retention has removed everything up to here; no value
+//	                      'u'   the checkpoint when this was the last event; the newest counts
 //
 // Keyed by its last event, a chunk is found by one SeekGE of position+1, and several
 // small ones can later be merged into the last one's key without moving a cursor. The
 // index has a key of its own, so that a filter that wants nothing of a chunk costs no
 // read of its payloads. An empty payload has no key. The greatest cursor ever given out
-// is the last chunk's or, if that was removed, what "trimmed" says.
+// is the last key's, since retention leaves one.
 //
 // Why so: every append writes behind all keys there are. What Pebble flushes therefore
-// overlaps nothing older and sinks to the bottom of its tree as it is, never read or
-// written again: an event is written to disk twice, into the WAL and into a table. With
-// a range of keys for each part, or a key that every append overwrites, each flush
-// overlaps the whole store (measured: 24 percent of all CPU went into compaction). And
-// because no table is rewritten, compressing is worth doing once, before: the JSON of a
-// few hundred events shrinks to a quarter in 0.8 µs each, and the tables stay
-// uncompressed. That beat Snappy in the tables, which is asked again at each level and
-// left the JSON at two fifths.
+// overlaps nothing older and is moved to the bottom of its tree as it is, not read and
+// written again: an event is written to disk twice, into the WAL and into a table. With a
+// range of keys for each part, or a key that every append overwrites, each flush overlaps
+// the whole store (measured: a quarter of all CPU went into compaction). And because no
+// table is rewritten, compressing is worth doing once, before: the JSON of a few hundred
+// events shrinks to a quarter in 0.8 µs each, and the tables stay uncompressed. That beat
+// Snappy in the tables, which leaves the JSON at two fifths.
 //
 // # The store's faults
 //

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,20 +111,11 @@ func Open(cfg Config) (*Log, error) {
 }
 
 func (l *Log) recover() error {
-	trimmed, err := l.store.getCursor(keyTrimmed)
+	trimmed, last, checkpoint, err := l.store.ends()
 	if err != nil {
 		return err
 	}
-	last, err := l.store.lastThrough(math.MaxInt64 - 1)
-	if err != nil {
-		return err
-	}
-	last = max(last, trimmed)
-	checkpoint, err := l.store.checkpoint()
-	if err != nil {
-		return err
-	}
-	oldest, err := l.store.oldest()
+	oldest, err := l.store.oldest(trimmed)
 	if err != nil {
 		return err
 	}
@@ -133,6 +123,7 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
+	position = max(position, trimmed)
 	w := &window{last: last, grown: make(chan struct{})}
 	for position < last {
 		chunks, err := l.store.read(position, 1<<20)

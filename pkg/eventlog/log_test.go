@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"slipstream/pkg/event"
 	"slipstream/pkg/eventlog"
@@ -491,4 +492,82 @@ func TestDeriveOnce(t *testing.T) {
 	if _, err := h.log.Derive(c, 10, func() (eventlog.Derived, error) { return eventlog.Derived{}, nil }); err != nil {
 		t.Errorf("an error was kept: %v", err)
 	}
+}
+
+// An event is written to disk twice, into Pebble's log and into a table, which is never
+// rewritten: neither checkpoints nor events between them lie in each other's way.
+func TestWrittenTwice(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	h := newHarness(t, eventlog.Config{Registerer: registry})
+	noise := make([]byte, 100<<10) // does not compress
+	for i := range 400 {
+		for j := range noise {
+			noise[j] = byte(h.rng.Uint32())
+		}
+		h.next++
+		var b eventlog.Builder
+		b.Add(h.next, event.KindCommit, []byte("did:plc:a"), []byte("app.test.a"), [3]uint32{uint32(len(noise))})
+		c, err := b.Seal(h.last, 7, noise, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.last = h.next
+		chunks := []*eventlog.Chunk{c}
+		for range 1 + i%2 {
+			h.seq++
+			if err := h.log.Append(context.Background(), chunks, checkpointOf(h.seq)); err != nil {
+				t.Fatal(err)
+			}
+			chunks = nil // now and then a checkpoint alone
+		}
+	}
+	accepted, written := metric(t, registry, "slipstream_store_accepted_bytes_total"), metric(t, registry, "slipstream_store_written_bytes_total")
+	if accepted < 40e6 || written > 2.2*accepted {
+		t.Errorf("%.0f bytes accepted, %.0f written", accepted, written)
+	}
+}
+
+func metric(t *testing.T, registry *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
+
+// The newest checkpoint survives a restart wherever it was made: before the first event,
+// between events, and after retention has left none.
+func TestCheckpointAlone(t *testing.T) {
+	now := start.Time()
+	h := newHarness(t, eventlog.Config{Retention: time.Hour, Now: func() time.Time { return now }})
+	step := func(name string, sizes ...int) {
+		t.Helper()
+		h.append(sizes...)
+		h.check()
+		h.reopen()
+		h.check()
+		if t.Failed() {
+			t.Fatal(name)
+		}
+	}
+	step("before the first event")
+	step("with the first chunk", 3)
+	step("after it")
+	now = h.last.Time().Add(2 * time.Hour)
+	if err := h.log.Trim(); err != nil {
+		t.Fatal(err)
+	}
+	h.rows = nil
+	h.check()
+	h.reopen()
+	h.check()
+	step("on an empty log")
+	step("with a chunk again", 2)
 }

@@ -22,7 +22,7 @@ func (l *Log) Trim() error {
 	}
 	limit := event.CursorAt(l.cfg.Now().Add(-l.cfg.Retention))
 	removed, err := l.store.lastThrough(limit)
-	if err != nil || removed == 0 {
+	if err != nil || removed <= l.Trimmed() {
 		return err
 	}
 	// First said, then done: a reader that meets the hole knows why.
@@ -35,7 +35,7 @@ func (l *Log) Trim() error {
 	}
 	l.oldestMu.Lock()
 	defer l.oldestMu.Unlock()
-	oldest, err := l.store.oldest()
+	oldest, err := l.store.oldest(l.Trimmed())
 	if err != nil {
 		return err
 	}

@@ -23,24 +23,23 @@ type store struct {
 
 const formatByte = 2
 
-// A chunk's keys are <prefixEvents> <cursor of its last event, 8 bytes> <part>.
+// What belongs to a cursor has keys <prefixEvents> <cursor, 8 bytes> <part>.
 const (
 	prefixEvents = 'e'
 	keyLen       = 10
 )
 
-// The parts of a chunk. Its index sorts first, so that a seek finds it.
+// The parts. A chunk's are at the cursor of its last event, the index first, so that a
+// seek finds it.
 const (
 	partIndex      = 'i'
+	partTrimmed    = 't'
 	partCheckpoint = 'u'
 )
 
 var (
-	partOf = [forms]byte{JSON: 'j', Zstd: 'z', Extra: 'x'}
-
-	keyFormat     = []byte("mformat")
-	keyTrimmed    = []byte("mtrimmed")
-	keyCheckpoint = []byte("mcheckpoint")
+	partOf    = [forms]byte{JSON: 'j', Zstd: 'z', Extra: 'x'}
+	keyFormat = []byte("FORMAT")
 )
 
 func key(c event.Cursor, part byte) []byte {
@@ -97,10 +96,11 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger) (*store, error) {
 		FS:                          fs,
 		Logger:                      logger,
 		Cache:                       cache,
-		MemTableSize:                8 << 20,
+		MemTableSize:                4 << 20,
 		MemTableStopWritesThreshold: 3,
-		L0CompactionThreshold:       4,
+		L0CompactionThreshold:       2,
 		L0StopWritesThreshold:       24,
+		TargetFileSizes:             [7]int64{4 << 20},
 		FormatMajorVersion:          pebble.FormatNewest,
 	}
 	// What is large is compressed before it comes here.
@@ -160,19 +160,6 @@ func (s *store) get(key []byte) ([]byte, error) {
 	return out, closer.Close()
 }
 
-func (s *store) getCursor(key []byte) (event.Cursor, error) {
-	v, err := s.get(key)
-	if err != nil || v == nil {
-		return 0, err
-	}
-	if len(v) != 8 {
-		return 0, fmt.Errorf("read store: key %q has %d bytes, not 8", key, len(v))
-	}
-	return event.Cursor(binary.BigEndian.Uint64(v)), nil
-}
-
-func cursorValue(c event.Cursor) []byte { return binary.BigEndian.AppendUint64(nil, uint64(c)) }
-
 // append commits chunks and checkpoint in one synced batch. A nil checkpoint leaves
 // the stored one. last is the cursor of the last event before the chunks.
 func (s *store) append(last event.Cursor, chunks []*Chunk, checkpoint []byte) error {
@@ -195,12 +182,8 @@ func (s *store) append(last event.Cursor, chunks []*Chunk, checkpoint []byte) er
 			}
 		}
 	}
-	switch {
-	case checkpoint == nil:
-	case len(chunks) > 0:
+	if checkpoint != nil {
 		b.Set(key(last, partCheckpoint), checkpoint, nil)
-	default:
-		b.Set(keyCheckpoint, checkpointValue(last, checkpoint), nil)
 	}
 	if err := b.Commit(pebble.Sync); err != nil {
 		return fmt.Errorf("commit chunk: %w", err)
@@ -211,42 +194,33 @@ func (s *store) append(last event.Cursor, chunks []*Chunk, checkpoint []byte) er
 	return nil
 }
 
-// checkpointValue is a checkpoint of its own: one that no chunk carries. It says after
-// which event it was made, so that a later chunk's is known to be newer.
-func checkpointValue(last event.Cursor, checkpoint []byte) []byte {
-	return append(cursorValue(last), checkpoint...)
-}
-
-// checkpoint returns the newest checkpoint, or nil if there is none.
-func (s *store) checkpoint() ([]byte, error) {
-	own, err := s.get(keyCheckpoint)
+// ends returns what is at the two ends of the log: the greatest cursor that retention has
+// removed and the greatest one of all (0 if there is none), and the newest checkpoint (nil
+// if there is none).
+func (s *store) ends() (trimmed, last event.Cursor, checkpoint []byte, err error) {
+	it, err := s.events(0, math.MaxInt64)
 	if err != nil {
-		return nil, err
+		return 0, 0, nil, err
 	}
-	var made event.Cursor
-	if own != nil {
-		if len(own) < 8 {
-			return nil, fmt.Errorf("read store: key %q has %d bytes, fewer than 8", keyCheckpoint, len(own))
-		}
-		made, own = event.Cursor(binary.BigEndian.Uint64(own)), own[8:]
+	if it.First() && it.Key()[keyLen-1] == partTrimmed {
+		trimmed = keyCursor(it.Key())
 	}
-	it, err := s.events(made+1, math.MaxInt64)
-	if err != nil {
-		return nil, err
+	ok := it.Last()
+	if ok {
+		last = keyCursor(it.Key())
 	}
-	// Nearly every append has one: this ends at the first or second chunk.
-	for ok := it.Last(); ok; ok = it.Prev() {
-		if it.Key()[keyLen-1] != partCheckpoint {
-			continue
-		}
+	// Nearly every append has a checkpoint: this is a step or two.
+	for ok && it.Key()[keyLen-1] != partCheckpoint {
+		ok = it.Prev()
+	}
+	if ok {
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("read store: %w", err), it.Close())
+			return 0, 0, nil, errors.Join(fmt.Errorf("read store: %w", err), it.Close())
 		}
-		own = bytes.Clone(v)
-		break
+		checkpoint = bytes.Clone(v)
 	}
-	return own, closeIter(it)
+	return trimmed, last, checkpoint, closeIter(it)
 }
 
 // events iterates over the keys of the chunks that end at or after from and before to.
@@ -316,6 +290,9 @@ func (s *store) tail(events int, limit int64) (event.Cursor, error) {
 	at := event.Cursor(0)
 	for ok := it.Last(); ok && events > 0 && limit > 0; ok = it.SeekLT(position(keyCursor(it.Key()))) {
 		it.SeekGE(position(keyCursor(it.Key())))
+		if it.Key()[keyLen-1] != partIndex {
+			break // the log begins here: what retention has left, or a checkpoint without events
+		}
 		c, err := indexAt(it)
 		if err != nil {
 			return 0, errors.Join(err, it.Close())
@@ -327,9 +304,9 @@ func (s *store) tail(events int, limit int64) (event.Cursor, error) {
 	return at, closeIter(it)
 }
 
-// oldest returns the first event's cursor, or 0.
-func (s *store) oldest() (event.Cursor, error) {
-	chunks, err := s.read(0, 1)
+// oldest returns the cursor of the first event after the given cursor, or 0.
+func (s *store) oldest(after event.Cursor) (event.Cursor, error) {
+	chunks, err := s.read(after, 1)
 	if err != nil || len(chunks) == 0 {
 		return 0, err
 	}
@@ -351,15 +328,14 @@ func (s *store) lastThrough(through event.Cursor) (event.Cursor, error) {
 }
 
 // trim removes every chunk up to and including the one that ends at through, and stores
-// that it did. The checkpoint, made after the event at last, may have been theirs: it
-// gets a key of its own.
+// that it did. The checkpoint, made after the event at last, may have been theirs.
 func (s *store) trim(through, last event.Cursor, checkpoint []byte) error {
 	b := s.db.NewBatch()
 	defer b.Close()
 	b.DeleteRange(position(0), position(through+1), nil)
-	b.Set(keyTrimmed, cursorValue(through), nil)
+	b.Set(key(through, partTrimmed), nil, nil)
 	if checkpoint != nil {
-		b.Set(keyCheckpoint, checkpointValue(last, checkpoint), nil)
+		b.Set(key(last, partCheckpoint), checkpoint, nil)
 	}
 	if err := b.Commit(pebble.Sync); err != nil {
 		return fmt.Errorf("trim store: %w", err)

@@ -166,7 +166,7 @@ func parseOp(s *dagcbor.Scanner) (op Op, err error) {
 			fault = f
 		}
 	}
-	hasPath := false
+	hasPath, badCID := false, false
 	for range n {
 		// A key that is not text names no field we know.
 		key, err := s.Text()
@@ -201,7 +201,7 @@ func parseOp(s *dagcbor.Scanner) (op Op, err error) {
 			} else if err := s.Skip(); err != nil {
 				return Op{}, err
 			} else {
-				note(FaultInvalidCID)
+				badCID = true
 			}
 		default:
 			if err := s.Skip(); err != nil {
@@ -221,9 +221,8 @@ func parseOp(s *dagcbor.Scanner) (op Op, err error) {
 	case op.Action == Delete:
 		// Some send the CID of the record that was; it is of no use.
 		op.CID = nil
-		if fault == FaultInvalidCID {
-			fault = 0
-		}
+	case badCID:
+		note(FaultInvalidCID)
 	case op.CID == nil:
 		note(FaultMissingCID)
 	case !op.CID.IsDagCBOR():

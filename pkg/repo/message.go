@@ -261,6 +261,7 @@ func (r *reader) text(name string, field fields, limit int, f Fault) []byte {
 // optional is text for a field that may be null, which is as good as absent.
 func (r *reader) optional(name string, field fields, limit int, f Fault) (v []byte, ok bool) {
 	if r.s.Null() {
+		r.first(name, field)
 		return nil, false
 	}
 	return r.text(name, field, limit, f), true

@@ -5,18 +5,22 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 
-.PHONY: all build static test race lint fuzz bench dictionary demo run docker
+.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-smoke dictionary demo run docker
 
 all: lint test
 
-build: ## bin/slipstream
+build: ## bin/slipstream, and bin/simrelay to try it with
 	$(BUILD) -o bin/slipstream ./cmd/slipstream
+	$(BUILD) -o bin/simrelay ./cmd/simrelay
 
 static: ## bin/slipstream without any shared library, as in the container image
 	$(BUILD:-s=-s -linkmode external -extldflags '-static') -tags netgo,osusergo -o bin/slipstream ./cmd/slipstream
 
 test: ## every test, in a minute or two
 	go test ./...
+
+test-static: ## both copies of libzstd in one binary, linked as in the container image
+	go test -tags netgo,osusergo -ldflags "-linkmode external -extldflags '-static'" ./pkg/event
 
 race: ## the same under the race detector
 	go test -race -short ./...
@@ -31,6 +35,13 @@ fuzz: ## every fuzz test for FUZZTIME
 
 bench: ## what an event costs, stage by stage
 	scripts/bench.sh
+
+bench-ingest: ## what taking in an event costs, stage by stage, beside what Jetstream v1 calls
+	cd pkg/ingest && SLIPSTREAM_BENCH_INGEST=1 go test -count=1 -run '^TestBenchIngest$$'
+
+bench-smoke: ## the benchmark scripts still run; their figures mean nothing
+	FRAMES=40000 RECORDS=20 scripts/bench-ingest.sh
+	SECS=3 RECORDS=20 scripts/bench-latency.sh
 
 dictionary: ## train a new zstd dictionary
 	scripts/train-dictionary.sh

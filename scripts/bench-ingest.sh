@@ -8,34 +8,34 @@ cd "$(dirname "$0")/.."
 frames=${FRAMES:-3000000} records=${RECORDS:-100} first=30000000000
 dir=$(mktemp -d)
 relay= daemon= swarm=
-stop() {
-	for p in $swarm $daemon $relay; do kill "$p" 2>/dev/null || true; wait "$p" 2>/dev/null || true; done
-	swarm= daemon= relay=
-}
-trap 'stop; rm -rf "$dir"' EXIT
+stop() { for p in "$@"; do kill "$p" 2>/dev/null || true; wait "$p" 2>/dev/null || true; done; }
+trap 'stop $swarm $daemon $relay; rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM
-go build -trimpath -o "$dir/slipstream" ./cmd/slipstream
-go build -o "$dir/loadgen" ./cmd/loadgen
+go build -trimpath -o "$dir/" ./cmd/...
+answers() { for i in $(seq 100); do curl -fs "$1" >/dev/null && return; sleep 0.1; done; echo "no answer from $1" >&2; exit 1; }
+relay() { # $1: how many frames
+	"$dir/simrelay" --listen-addr 127.0.0.1:16110 --loop 4000 --records "$records" --rate 0 --total "$1" >/dev/null 2>&1 & relay=$!
+	answers http://127.0.0.1:16110/xrpc/_health
+}
 daemon() {
 	"$dir/slipstream" serve --upstream-url ws://127.0.0.1:16110 --upstream-cursor 0 --data-dir "$dir/data" \
-		--listen-addr 127.0.0.1:16108 --metrics-listen-addr 127.0.0.1:16109 --log-level warn & daemon=$!
+		--listen-addr 127.0.0.1:16108 --metrics-listen-addr 127.0.0.1:16109 --log-level error & daemon=$!
 }
 watch() { "$dir/loadgen" watch --pid $daemon --metrics http://127.0.0.1:16109/metrics "$@"; }
 heading=--heading
 for consumers in 0 12; do
 	rm -rf "$dir/data"
-	"$dir/slipstream" simulate --listen-addr 127.0.0.1:16110 --loop 4000 --records "$records" --rate 0 --total "$frames" >/dev/null 2>&1 & relay=$!
-	for i in 1 2 3 4 5 6 7 8 9 10; do curl -fs http://127.0.0.1:16110/xrpc/_health >/dev/null && break; sleep 1; done
-	# A first run leaves a cursor in the data dir.
-	daemon
-	watch --seq $((first + frames / 100)) >/dev/null
-	kill $daemon; wait $daemon
-	daemon
+	# A first run over a few frames leaves a cursor in the data dir.
+	relay 1000; daemon
+	watch --seq $((first + 999)) >/dev/null
+	stop $daemon $relay
+	relay "$frames"; daemon
 	if [ "$consumers" -gt 0 ]; then
-		for i in 1 2 3 4 5 6 7 8 9 10; do curl -fs http://127.0.0.1:16109/healthz >/dev/null && break; sleep 0.1; done
+		answers http://127.0.0.1:16109/healthz
 		"$dir/loadgen" consume --url ws://127.0.0.1:16108/subscribe --consumers "$consumers" >&2 & swarm=$!
 	fi
 	watch $heading --seq $((first + frames - 1)) --label "$consumers consumers"
 	heading=
-	stop
+	stop $swarm $daemon $relay
+	swarm= daemon= relay=
 done

@@ -10,9 +10,8 @@ dir=$(mktemp -d)
 relay= daemon= swarm=
 trap 'kill $swarm $daemon $relay 2>/dev/null || true; wait; rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM
-go build -trimpath -o "$dir/slipstream" ./cmd/slipstream
-go build -o "$dir/loadgen" ./cmd/loadgen
-"$dir/slipstream" simulate --listen-addr 127.0.0.1:16110 --loop 4000 --records "$records" --rate "$rate" >/dev/null 2>&1 & relay=$!
+go build -trimpath -o "$dir/" ./cmd/...
+"$dir/simrelay" --listen-addr 127.0.0.1:16110 --loop 4000 --records "$records" --rate "$rate" >/dev/null 2>&1 & relay=$!
 for i in 1 2 3 4 5 6 7 8 9 10; do curl -fs http://127.0.0.1:16110/xrpc/_health >/dev/null && break; sleep 1; done
 "$dir/slipstream" serve --upstream-url ws://127.0.0.1:16110 --data-dir "$dir/data" \
 	--listen-addr 127.0.0.1:16108 --metrics-listen-addr 127.0.0.1:16109 --log-level warn & daemon=$!

@@ -8,7 +8,7 @@ relay=127.0.0.1:${DEMO_RELAY_PORT:-6010} consumers=127.0.0.1:${DEMO_PORT:-6008} 
 trap 'kill $simulate $serve 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$dir"' EXIT
 trap 'exit 0' INT TERM
 simulate= serve=
-bin/slipstream simulate --listen-addr "$relay" --rate 20 2>"$dir/simulate.log" >&2 & simulate=$!
+bin/simrelay --listen-addr "$relay" --rate 20 2>"$dir/simulate.log" >&2 & simulate=$!
 bin/slipstream serve --upstream-url "ws://$relay" --upstream-cursor 0 --listen-addr "$consumers" \
 	--metrics-listen-addr "$admin" --data-dir "$dir/data" --log-level warn & serve=$!
 cat >&2 <<END

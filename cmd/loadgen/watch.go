@@ -24,21 +24,28 @@ type watch struct {
 	until   time.Time
 }
 
-// run waits, and returns the row. Events and CPU are those between the first look, which
-// is as soon as the daemon answers, and the last.
+// run waits, and returns the row. Up to a seq it counts from the daemon's start, which was
+// just now; for a time, from the first answer on.
 func (w watch) run(ctx context.Context) (string, error) {
 	var first, last sample
+	if w.seq > 0 {
+		first.at = w.began
+	}
 	for {
 		s, err := w.look(ctx)
 		switch {
 		case err == nil && first.at.IsZero():
 			first = s
-		case err != nil && (!first.at.IsZero() || time.Since(w.began) > 10*time.Second):
+		case err != nil && (last.events > 0 || time.Since(w.began) > 10*time.Second):
 			return "", err
 		}
 		if err == nil {
+			// A frame is sequenced a little before its events are stored.
+			if w.seq > 0 && s.seq >= w.seq && s.events == last.events {
+				break
+			}
 			last = s
-			if w.seq > 0 && s.seq >= w.seq || w.seq == 0 && !s.at.Before(w.until) {
+			if w.seq == 0 && !s.at.Before(w.until) {
 				break
 			}
 		}

@@ -43,7 +43,6 @@ func command() *cli.Command {
 		Usage: "the AT Protocol firehose as JSON, for any number of websocket consumers",
 		Commands: []*cli.Command{
 			serveCommand(),
-			simulateCommand(),
 			tailCommand(),
 			healthCommand(),
 			{

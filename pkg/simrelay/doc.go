@@ -19,7 +19,7 @@
 //   - Replay: captured messages under the seqs that they carry.
 //
 // Size and speed, to one reader that discards, over loopback, reader and relay on the same two
-// shared cores of a virtual machine (BenchmarkServe; CPU of `slipstream simulate` alone, from
+// shared cores of a virtual machine (BenchmarkServe; CPU of `simrelay` alone, from
 // /proc/PID/stat, the machine busy with other work):
 //
 //	             Records  frame    frames/s  MB/s   CPU per frame

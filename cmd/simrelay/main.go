@@ -1,3 +1,6 @@
+// Command simrelay serves a simulated relay (package simrelay): for the demonstration, for
+// benchmarks, for trying things out. It is a program of its own, because what it takes to
+// make and sign repositories has no place in the daemon.
 package main
 
 import (
@@ -5,11 +8,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -18,14 +24,23 @@ import (
 	"slipstream/pkg/simrelay"
 )
 
-func simulateCommand() *cli.Command {
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	if err := command().Run(ctx, os.Args); err != nil {
+		fmt.Fprintln(os.Stderr, "simrelay:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cli.Command {
 	env := func(name string) cli.ValueSourceChain { return cli.EnvVars("SLIPSTREAM_SIMULATE_" + name) }
 	faults := make([]string, len(simrelay.AllFaults))
 	for i, f := range simrelay.AllFaults {
 		faults[i] = string(f)
 	}
 	return &cli.Command{
-		Name:  "simulate",
+		Name:  "simrelay",
 		Usage: "serve a simulated relay: made-up accounts, real repositories, signed commits",
 		Description: "The same seed gives the same stream; with --fixed-clock, byte for byte. Without --loop every\n" +
 			"frame changes a repository and verifies: some 10,000 frames per second. With --loop so many\n" +
@@ -33,7 +48,9 @@ func simulateCommand() *cli.Command {
 			"references; their signatures and proofs then no longer verify. That is fast enough to measure\n" +
 			"with: 420,000 frames (720 MB) per second to one reader that discards them, on two cores of a\n" +
 			"virtual machine, for 2.1 µs of CPU each; 256,000 of 4 KB with --records 1000.",
-		OnUsageError: usageError,
+		// One line that names what is wrong, instead of a page of help; printed by main, once.
+		OnUsageError:   func(_ context.Context, _ *cli.Command, err error, _ bool) error { return err },
+		ExitErrHandler: func(context.Context, *cli.Command, error) {},
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "listen-addr", Value: "127.0.0.1:6010", Sources: env("LISTEN_ADDR"), Usage: "`address` to serve on"},
 			&cli.Uint64Flag{Name: "seed", Value: 1, Sources: env("SEED"), Usage: "`number` that the stream is made from"},
@@ -55,7 +72,7 @@ func simulateCommand() *cli.Command {
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
-				return fmt.Errorf("simulate takes flags only, not %q", cmd.Args().First())
+				return fmt.Errorf("simrelay takes flags only, not %q", cmd.Args().First())
 			}
 			return simulate(ctx, cmd)
 		},
@@ -71,7 +88,7 @@ func simulate(ctx context.Context, cmd *cli.Command) error {
 			Rate: cmd.Float("fault-rate"), CutAfter: cmd.Int64("cut-after"),
 			StallAfter: cmd.Int64("stall-after"), StallFor: cmd.Duration("stall-for"),
 		},
-		Logger: newLogger(os.Stderr, Config{LogFormat: "text"}),
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
 	if kinds := cmd.String("faults"); kinds != "" {
 		for kind := range strings.SplitSeq(kinds, ",") {
@@ -90,7 +107,7 @@ func simulate(ctx context.Context, cmd *cli.Command) error {
 		return fmt.Errorf("--%w", err)
 	}
 	if err != nil {
-		return fmt.Errorf("simulate: %w", err)
+		return fmt.Errorf("make the stream: %w", err)
 	}
 	listener, err := net.Listen("tcp", cmd.String("listen-addr"))
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// What simulate cannot do it refuses in one line that names the flag.
-func TestSimulateRefuses(t *testing.T) {
+// What simrelay cannot do it refuses in one line that names the flag.
+func TestRefuses(t *testing.T) {
 	short := filepath.Join(t.TempDir(), "short.bin")
 	if err := os.WriteFile(short, []byte{9, 0, 0, 0, 1}, 0o600); err != nil {
 		t.Fatal(err)
@@ -25,7 +25,7 @@ func TestSimulateRefuses(t *testing.T) {
 		{"--first-seq", "5", "--loop", "5"}, {"--history", "-1"}, {"--fault-rate", "2"}, {"--faults", "nope"},
 		{"--cut-after", "-1"}, {"--stall-after", "-1"}, {"--stall-for", "-1s"}, {"--frames", short}, {"--listen-addr", "nowhere"},
 	} {
-		err := command().Run(context.Background(), append([]string{"slipstream", "simulate"}, args...))
+		err := command().Run(context.Background(), append([]string{"simrelay"}, args...))
 		if err == nil {
 			t.Errorf("%v: taken", args)
 			continue
@@ -37,7 +37,7 @@ func TestSimulateRefuses(t *testing.T) {
 }
 
 // A file of captured frames is served as it is, and the address that was bound is printed.
-func TestSimulateServesFrames(t *testing.T) {
+func TestServesFrames(t *testing.T) {
 	// {"t": "#identity", "op": 1}, {"did": "did:plc:a", "seq": 7, "time": ""}
 	frame := []byte("\xa2ati#identitybop\x01\xa3cdididid:plc:acseq\x07dtime`")
 	file := filepath.Join(t.TempDir(), "frames.bin")
@@ -50,7 +50,7 @@ func TestSimulateServesFrames(t *testing.T) {
 	cmd.Writer = lines
 	done := make(chan error, 1)
 	go func() {
-		done <- cmd.Run(ctx, []string{"slipstream", "simulate", "--listen-addr", "127.0.0.1:0", "--frames", file})
+		done <- cmd.Run(ctx, []string{"simrelay", "--listen-addr", "127.0.0.1:0", "--frames", file})
 	}()
 	defer func() {
 		cancel()

@@ -25,9 +25,10 @@ type Config struct {
 	Dir string
 	// FS is the file system; nil: the machine's.
 	FS vfs.FS
-	// WindowBytes is how much of the newest log stays in memory. Default 16 MiB.
+	// WindowBytes is how much of the newest log stays in memory. Default 8 MiB: sixteen
+	// seconds of 500 events/s.
 	WindowBytes int64
-	// CacheBytes bounds what was read from disk for replays. Default 32 MiB.
+	// CacheBytes bounds what was read from disk for replays. Default 16 MiB.
 	CacheBytes int64
 	// Retention is how long events are kept. Default 24 hours.
 	Retention time.Duration
@@ -78,10 +79,10 @@ var ErrClosed = errors.New("event log is closed")
 // come back after a restart are served from memory.
 func Open(cfg Config) (*Log, error) {
 	if cfg.WindowBytes <= 0 {
-		cfg.WindowBytes = 16 << 20
+		cfg.WindowBytes = 8 << 20
 	}
 	if cfg.CacheBytes <= 0 {
-		cfg.CacheBytes = 32 << 20
+		cfg.CacheBytes = 16 << 20
 	}
 	if cfg.Retention <= 0 {
 		cfg.Retention = 24 * time.Hour

@@ -215,3 +215,27 @@ func TestAppendAllocs(t *testing.T) {
 		t.Errorf("%v allocations per event, want none", n)
 	}
 }
+
+// A block comes back as it was, and what is none, or not of the size that is asked for, is
+// an error.
+func TestBlock(t *testing.T) {
+	want := bytes.Repeat([]byte(`{"did":"did:plc:a"}`), 1000)
+	packed := event.PackBlock([]byte("before"), want)
+	if !bytes.HasPrefix(packed, []byte("before")) || len(packed) > len(want)/10 {
+		t.Fatalf("%d bytes became %d", len(want), len(packed))
+	}
+	packed = packed[len("before"):]
+	if got, err := event.UnpackBlock(packed, len(want)); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("got %d bytes, %v", len(got), err)
+	}
+	damaged := bytes.Clone(packed)
+	damaged[0] ^= 1
+	for name, b := range map[string][]byte{"nothing": nil, "damaged": damaged, "cut": packed[:len(packed)-1], "two": append(bytes.Clone(packed), packed...)} {
+		if got, err := event.UnpackBlock(b, len(want)); err == nil {
+			t.Errorf("%s: got %d bytes", name, len(got))
+		}
+	}
+	if _, err := event.UnpackBlock(packed, len(want)+1); err == nil {
+		t.Error("a block of another size was taken")
+	}
+}

@@ -2,15 +2,11 @@ package ingest
 
 import (
 	"context"
-	"encoding/binary"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"slipstream/dictionaries"
@@ -27,25 +23,11 @@ func corpora(b *testing.B) map[string][]firehose.Frame {
 	return map[string][]firehose.Frame{"real": realFrames(b), "simulated": simulatedFrames(b, 1000)}
 }
 
-func realFrames(b *testing.B) []firehose.Frame {
+func realFrames(b testing.TB) []firehose.Frame {
 	b.Helper()
-	packed, err := os.ReadFile(filepath.Join("..", "..", "..", "shared", "data", "frames", "real-50.bin.zst"))
-	if err != nil {
+	messages := realMessages(b)
+	if messages == nil {
 		return nil
-	}
-	dec, err := zstd.NewReader(nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer dec.Close()
-	all, err := dec.DecodeAll(packed, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	var messages [][]byte
-	for len(all) > 0 {
-		n := binary.LittleEndian.Uint32(all)
-		messages, all = append(messages, all[4:4+n]), all[4+n:]
 	}
 	relay, err := simrelay.New(simrelay.Config{Frames: messages})
 	if err != nil {
@@ -117,7 +99,7 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-func benchRun(b *testing.B, frames []firehose.Frame) (*run, *event.Compressor) {
+func benchRun(b testing.TB, frames []firehose.Frame) (*run, *event.Compressor) {
 	b.Helper()
 	compressor, err := event.NewCompressor(dictionaries.Current())
 	if err != nil {
@@ -191,6 +173,60 @@ func BenchmarkCommit(b *testing.B) {
 			}
 			perEvent(b, len(r.events))
 		})
+	}
+}
+
+// BenchmarkCatchUp: frames in memory to durable chunks, through all stages, as fast as it
+// goes. With -cpu 1,2 it says what the second core is worth.
+func BenchmarkCatchUp(b *testing.B) {
+	const total = 400_000
+	relay, err := simrelay.New(simrelay.Config{Seed: 1, Loop: 4000, Records: 100, Total: 4000})
+	if err != nil {
+		b.Fatal(err)
+	}
+	frames := receive(b, relay, 4000)
+	compressor, err := event.NewCompressor(dictionaries.Current())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		log, err := eventlog.Open(eventlog.Config{Dir: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		in := New(Config{Log: log, Compressor: compressor})
+		began, cpu := time.Now(), cpuTime()
+		err = in.run(context.Background(), func(_ context.Context, _ firehose.Start, handle func(firehose.Frame) error) error {
+			for i := range total {
+				f := frames[i%len(frames)]
+				f.Seq = firehose.Seq(i + 1)
+				if err := handle(f); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		took, spent := time.Since(began), cpuTime()-cpu
+		count := 0
+		for after := event.Cursor(0); after < log.Last(); {
+			c, _, err := log.Next(after)
+			if err != nil {
+				b.Fatal(err)
+			}
+			count += len(c.Entries)
+			after = c.Last()
+		}
+		if count < total {
+			b.Fatalf("%d events of %d frames", count, total)
+		}
+		if err := log.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(count)/took.Seconds(), "events/s")
+		b.ReportMetric(float64(spent.Nanoseconds())/float64(count), "cpu-ns/event")
 	}
 }
 

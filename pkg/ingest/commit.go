@@ -13,19 +13,17 @@ import (
 func (in *Ingester) commit(ctx context.Context) error {
 	var runs []*run
 	var chunks []*eventlog.Chunk
-	for r := range in.toCommit {
-		<-r.done
-		runs, chunks = append(runs[:0], r), chunks[:0]
-		for more := true; more; {
-			select {
-			case next, ok := <-in.toCommit:
-				if more = ok; ok {
-					<-next.done
-					runs = append(runs, next)
-				}
-			default:
-				more = false
+	var next *run // taken from toCommit, not yet seen to be encoded
+	for {
+		if next == nil {
+			if next = <-in.toCommit; next == nil {
+				return nil
 			}
+		}
+		<-next.done
+		runs, chunks, next = append(runs[:0], next), chunks[:0], in.ready()
+		for ; next != nil && next.encoded(); next = in.ready() {
+			runs = append(runs, next)
 		}
 		var checkpoint []byte
 		var failed error
@@ -45,13 +43,36 @@ func (in *Ingester) commit(ctx context.Context) error {
 			in.freeRuns <- r
 		}
 		if failed != nil {
+			if next != nil {
+				<-next.done
+				in.freeRuns <- next
+			}
 			if ctx.Err() != nil && errors.Is(failed, ctx.Err()) {
 				return errStopped
 			}
 			return fmt.Errorf("append events: %w", failed)
 		}
 	}
-	return nil
+}
+
+// ready returns the next run in order if there is one already.
+func (in *Ingester) ready() *run {
+	select {
+	case r := <-in.toCommit:
+		return r
+	default:
+		return nil
+	}
+}
+
+// encoded reports whether the run is, which it may do once.
+func (r *run) encoded() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // errStopped ends a commit loop that was told to stop while it waited for disk space.

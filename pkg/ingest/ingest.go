@@ -41,7 +41,7 @@ const (
 	batchFrames = 64        // frames that a decode worker takes at once
 	runBytes    = 256 << 10 // JSON after which a run is full; one batch may exceed it
 	runEvents   = 2048      // events after which a run is full
-	runCount    = 4         // one filling, two being encoded, one being committed
+	runCount    = 12        // one filling, two being encoded, the rest to bridge what a sync takes
 )
 
 // checkpointInterval is how often the upstream position is stored when frames yield no
@@ -95,19 +95,22 @@ func New(cfg Config) *Ingester {
 
 // Run ingests until ctx ends, and returns nil when everything that was read by then is
 // committed. It returns an error if the log fails.
-func (in *Ingester) Run(ctx context.Context) error {
+func (in *Ingester) Run(ctx context.Context) error { return in.run(ctx, in.cfg.Client.Run) }
+
+// run is Run on any upstream that calls handle as a firehose.Client does.
+func (in *Ingester) run(ctx context.Context, upstream func(ctx context.Context, start firehose.Start, handle func(firehose.Frame) error) error) error {
 	seq, start, err := in.newSequencer()
 	if err != nil {
 		return err
 	}
 	// The upstream ends with ctx or when a later stage fails; the stages end each when
 	// the one before it has.
-	upstream, stop := context.WithCancel(ctx)
+	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	var group errgroup.Group
 	group.Go(func() error {
 		defer in.queue.close()
-		return in.cfg.Client.Run(upstream, start, in.queue.put)
+		return upstream(reading, start, in.queue.put)
 	})
 	var decoders sync.WaitGroup
 	for range in.cfg.Workers {

@@ -133,3 +133,18 @@ func TestDecodeAllocs(t *testing.T) {
 		t.Errorf("%d events of %d frames", len(x.events), len(frames))
 	}
 }
+
+// Making a chunk allocates what it keeps, not something for each event.
+func TestEncodeAllocs(t *testing.T) {
+	r, compressor := benchRun(t, simulatedFrames(t, 500))
+	e := encoder{compressor: compressor}
+	chunk := func() {
+		if _, err := e.chunk(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	chunk()
+	if n := testing.AllocsPerRun(10, chunk); n > 60 {
+		t.Errorf("%v allocations for %d events", n, len(r.events))
+	}
+}

@@ -48,8 +48,8 @@
 //     that and hold 5 MB at most.
 //   - One goroutine for each stage would be simpler, but compressing alone is half of
 //     all the work. One for each frame from decode to chunk would not keep order.
-//   - A cgo call that compresses a whole run would save some 50 ns an event and need its
-//     own C. gozstd's calls keep their contexts; that was the large part.
+//   - A cgo call that compresses a whole run would save crossings into C and need C of our
+//     own. gozstd's calls keep their contexts; that was the large part.
 //   - The clock is read once a batch: cursors within one grow by a microsecond each.
 //
 // # Shutdown

@@ -40,7 +40,6 @@ const gcPercent = 25
 // order: the upstream first, what was read is committed, then consumers, then the
 // store.
 func run(ctx context.Context, cfg Config, log *slog.Logger) error {
-	limitArenas()
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}

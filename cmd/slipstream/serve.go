@@ -68,7 +68,7 @@ func serveCommand() *cli.Command {
 				Usage: "how long an event may wait for others to be stored and sent with"},
 			&cli.IntFlag{Name: "worker-count", Sources: env("WORKER_COUNT", "WORKER_COUNT"), HideDefault: true,
 				Usage: "decode and encode workers, at most the number of CPUs (default: the number of CPUs)"},
-			&cli.Int64Flag{Name: "window-bytes", Value: 8 << 20, Sources: env("WINDOW_BYTES"),
+			&cli.Int64Flag{Name: "window-bytes", Value: 4 << 20, Sources: env("WINDOW_BYTES"),
 				Usage: "`bytes` of the newest events kept in memory"},
 			&cli.FloatFlag{Name: "max-sub-rate", Sources: env("MAX_SUB_RATE", "MAX_SUB_RATE"), HideDefault: true,
 				Usage: "`events` per second and consumer, live and replayed; 0: no limit (default: 0)"},

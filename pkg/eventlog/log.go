@@ -25,7 +25,7 @@ type Config struct {
 	Dir string
 	// FS is the file system; nil: the machine's.
 	FS vfs.FS
-	// WindowBytes is how much of the newest log stays in memory. Default 8 MiB: sixteen
+	// WindowBytes is how much of the newest log stays in memory. Default 4 MiB: eight
 	// seconds of 500 events/s.
 	WindowBytes int64
 	// CacheBytes bounds what was read from disk for replays. Default 16 MiB.
@@ -79,7 +79,7 @@ var ErrClosed = errors.New("event log is closed")
 // come back after a restart are served from memory.
 func Open(cfg Config) (*Log, error) {
 	if cfg.WindowBytes <= 0 {
-		cfg.WindowBytes = 8 << 20
+		cfg.WindowBytes = 4 << 20
 	}
 	if cfg.CacheBytes <= 0 {
 		cfg.CacheBytes = 16 << 20

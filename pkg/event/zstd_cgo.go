@@ -11,7 +11,7 @@ import (
 // Library names the zstd encoder that this build uses.
 const Library = "libzstd"
 
-// level is the one that libzstd itself defaults to.
+// level is explained in the package comment.
 const level = 3
 
 type encoder struct{ dictionary *gozstd.CDict }

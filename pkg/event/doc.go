@@ -37,6 +37,6 @@
 //	klauspost    11.4  µs  0.4269
 //
 // It is 3. An event is compressed once and sent to many: at the 1,000 events/s of a busy
-// network level 1 would save a thousandth of a core, and cost each consumer up to 130 MB
+// network level 1 would save a thousandth of a core, and cost each consumer up to 120 MB
 // a day.
 package event

@@ -90,8 +90,8 @@ func (c *Chunk) memory() int64 { return int64(len(c.index) + 40*len(c.Entries) +
 //	   entries, each 32 bytes: cursor 8, json end 4, zstd end 4, extra end 4,
 //	   DID 4, collection 2, kind 1, five zeros
 //
-// Entries are of fixed width for the sake of the reader; Pebble's table compression
-// takes the zeros back.
+// Entries are of fixed width for the sake of the reader, who is many; on disk they are a
+// tenth of all bytes.
 const (
 	indexMagic   = "SLCK"
 	indexVersion = 1
@@ -163,6 +163,9 @@ func parseIndex(b []byte) (*Chunk, error) {
 	}
 	return c, nil
 }
+
+// maxScratch is how much memory a builder may keep between chunks.
+const maxScratch = 1 << 20
 
 // Builder puts a chunk together. It can be reused after Seal; it is not safe for
 // concurrent use.
@@ -259,6 +262,9 @@ func (b *Builder) Seal(prev event.Cursor, dictionary uint32, json, zstd, extra [
 		// Here, because sealing is done by many and committing by one.
 		b.packed = event.PackBlock(b.packed[:0], json)
 		c.packed = bytes.Clone(b.packed)
+		if cap(b.packed) > maxScratch {
+			b.packed = nil
+		}
 	}
 	return c, nil
 }

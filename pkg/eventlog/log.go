@@ -245,12 +245,12 @@ func (l *Log) Next(after event.Cursor) (*Chunk, <-chan struct{}, error) {
 		return nil, nil, ErrClosed
 	}
 	chunks, err := l.store.read(after, readAhead)
-	if err != nil {
-		return nil, nil, err
-	}
-	// Retention may have passed while the store was read.
+	// Retention may have passed while the store was read, which is then no error of its.
 	if after < l.Trimmed() {
 		return nil, nil, ErrTrimmed
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	if len(chunks) == 0 {
 		return nil, nil, fmt.Errorf("no chunk after cursor %d, though the log ends at %d", after, w.last)
@@ -325,18 +325,13 @@ func (l *Log) Tail(events int) (event.Cursor, error) {
 // in a way that it cannot recover from; the log is of no use then and must not be
 // closed.
 func (l *Log) Run(ctx context.Context) error {
-	tick := time.NewTicker(retentionInterval)
-	defer tick.Stop()
-	for {
-		if err := l.Trim(); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-l.store.fault:
-			return err
-		case <-tick.C:
-		}
+	// Apart, because a store that has failed may never let go of who waits for it.
+	trimmed := make(chan error, 1)
+	go func() { trimmed <- l.trimUntil(ctx) }()
+	select {
+	case err := <-l.store.fault:
+		return err
+	case err := <-trimmed:
+		return err
 	}
 }

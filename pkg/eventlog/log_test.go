@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -495,35 +496,49 @@ func TestDeriveOnce(t *testing.T) {
 }
 
 // An event is written to disk twice, into Pebble's log and into a table, which is never
-// rewritten: neither checkpoints nor events between them lie in each other's way.
+// rewritten: neither checkpoints nor retention nor events lie in each other's way.
 func TestWrittenTwice(t *testing.T) {
-	registry := prometheus.NewRegistry()
-	h := newHarness(t, eventlog.Config{Registerer: registry})
-	noise := make([]byte, 100<<10) // does not compress
-	for i := range 400 {
-		for j := range noise {
-			noise[j] = byte(h.rng.Uint32())
-		}
-		h.next++
-		var b eventlog.Builder
-		b.Add(h.next, event.KindCommit, []byte("did:plc:a"), []byte("app.test.a"), [3]uint32{uint32(len(noise))})
-		c, err := b.Seal(h.last, 7, noise, nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.last = h.next
-		chunks := []*eventlog.Chunk{c}
-		for range 1 + i%2 {
-			h.seq++
-			if err := h.log.Append(context.Background(), chunks, checkpointOf(h.seq)); err != nil {
-				t.Fatal(err)
+	for _, retention := range []time.Duration{24 * time.Hour, 20 * time.Second} {
+		t.Run(retention.String(), func(t *testing.T) {
+			registry := prometheus.NewRegistry()
+			now := start.Time()
+			h := newHarness(t, eventlog.Config{Registerer: registry, Retention: retention, Now: func() time.Time { return now }})
+			noise := make([]byte, 100<<10) // does not compress
+			for i := range 800 {           // a tenth of a second each
+				for j := range noise {
+					noise[j] = byte(h.rng.Uint32())
+				}
+				h.next += 100_000
+				now = h.next.Time()
+				var b eventlog.Builder
+				b.Add(h.next, event.KindCommit, []byte("did:plc:a"), []byte("app.test.a"), [3]uint32{uint32(len(noise))})
+				c, err := b.Seal(h.last, 7, noise, nil, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.last = h.next
+				chunks := []*eventlog.Chunk{c}
+				for range 1 + i%2 {
+					h.seq++
+					if err := h.log.Append(context.Background(), chunks, checkpointOf(h.seq)); err != nil {
+						t.Fatal(err)
+					}
+					chunks = nil // now and then a checkpoint alone
+				}
+				if i%100 == 99 {
+					if err := h.log.Trim(); err != nil {
+						t.Fatal(err)
+					}
+				}
 			}
-			chunks = nil // now and then a checkpoint alone
-		}
-	}
-	accepted, written := metric(t, registry, "slipstream_store_accepted_bytes_total"), metric(t, registry, "slipstream_store_written_bytes_total")
-	if accepted < 40e6 || written > 2.2*accepted {
-		t.Errorf("%.0f bytes accepted, %.0f written", accepted, written)
+			if retention < time.Minute && h.log.Trimmed() == 0 {
+				t.Fatal("nothing was trimmed")
+			}
+			accepted, written := metric(t, registry, "slipstream_store_accepted_bytes_total"), metric(t, registry, "slipstream_store_written_bytes_total")
+			if accepted < 80e6 || written > 2.2*accepted {
+				t.Errorf("%.0f bytes accepted, %.0f written", accepted, written)
+			}
+		})
 	}
 }
 
@@ -570,4 +585,58 @@ func TestCheckpointAlone(t *testing.T) {
 	h.check()
 	step("on an empty log")
 	step("with a chunk again", 2)
+}
+
+// A reader at the very start of the log is told when retention passes it, however the two
+// meet.
+func TestTrimPassesReaders(t *testing.T) {
+	var now atomic.Int64
+	now.Store(int64(start))
+	h := newHarness(t, eventlog.Config{WindowBytes: 1, CacheBytes: 1, Retention: time.Second,
+		Now: func() time.Time { return time.UnixMicro(now.Load()) }})
+	for range 1500 {
+		h.append(2)
+	}
+	done := make(chan struct{})
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				c, _, err := h.log.Next(h.log.Trimmed())
+				if err == nil && c != nil {
+					_, err = h.log.Payload(c, eventlog.JSON)
+				}
+				if err != nil && !errors.Is(err, eventlog.ErrTrimmed) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i := range h.rows {
+		if i%20 != 0 {
+			continue
+		}
+		now.Store(int64(h.rows[i].cursor) + time.Second.Microseconds())
+		if err := h.log.Trim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(done)
+	group.Wait()
+}
+
+// A clock that nobody has set yet takes nothing away.
+func TestTrimBefore1970(t *testing.T) {
+	h := newHarness(t, eventlog.Config{Now: func() time.Time { return time.Unix(5, 0) }})
+	h.append(3)
+	if err := h.log.Trim(); err != nil {
+		t.Fatal(err)
+	}
+	h.check()
 }

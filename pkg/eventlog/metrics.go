@@ -22,7 +22,7 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 			Name: "slipstream_events_total", Help: "Events appended to the log.",
 		}, []string{"kind"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "slipstream_event_bytes_total", Help: "Bytes appended to the log, before Pebble's compression.",
+			Name: "slipstream_event_bytes_total", Help: "Bytes appended to the log, before the JSON is packed.",
 		}, []string{"form"}),
 		chunks: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "slipstream_chunks_total", Help: "Chunks appended to the log.",

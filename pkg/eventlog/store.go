@@ -106,7 +106,7 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger) (*store, error) {
 		TargetFileSizes:             [7]int64{4 << 20},
 		FormatMajorVersion:          pebble.FormatNewest,
 	}
-	// What is large is compressed before it comes here.
+	// Payloads are compressed before they come here. The index is not: a tenth of all bytes.
 	options.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
 	db, err := pebble.Open(dir, options)
 	if err != nil {
@@ -135,6 +135,11 @@ func (s *store) checkFormat() error {
 		return nil
 	case v != nil:
 		return fmt.Errorf("the store has format %x, this program reads format %d: give it another data directory", v, formatByte)
+	}
+	if v, err := s.get([]byte("mformat")); err != nil {
+		return err
+	} else if v != nil {
+		return fmt.Errorf("the store has an older format, %x, this program reads format %d: give it another data directory", v, formatByte)
 	}
 	it, err := s.db.NewIter(nil)
 	if err != nil {
@@ -331,16 +336,32 @@ func (s *store) lastThrough(through event.Cursor) (event.Cursor, error) {
 }
 
 // trim removes every chunk up to and including the one that ends at through, and stores
-// that it did. The checkpoint, made after the event at last, may have been theirs.
+// that it did. The checkpoint, made after the event at last, may have been theirs. Nothing
+// may be appended meanwhile.
+//
+// What is deleted gets a table of its own, between two flushes. In one with the newest
+// events it would reach over the whole log, and be merged with all that is below
+// (measured: as if everything were written once more).
 func (s *store) trim(through, last event.Cursor, checkpoint []byte) error {
+	if checkpoint != nil && last > through {
+		if err := s.db.Set(key(last, partCheckpoint), checkpoint, pebble.Sync); err != nil {
+			return fmt.Errorf("trim store: %w", err)
+		}
+	}
+	if err := s.db.Flush(); err != nil {
+		return fmt.Errorf("trim store: %w", err)
+	}
 	b := s.db.NewBatch()
 	defer b.Close()
 	b.DeleteRange(position(0), position(through+1), nil)
 	b.Set(key(through, partTrimmed), nil, nil)
-	if checkpoint != nil {
-		b.Set(key(last, partCheckpoint), checkpoint, nil)
+	if checkpoint != nil && last == through {
+		b.Set(key(last, partCheckpoint), checkpoint, nil) // the log is empty: this is its end, too
 	}
 	if err := b.Commit(pebble.Sync); err != nil {
+		return fmt.Errorf("trim store: %w", err)
+	}
+	if err := s.db.Flush(); err != nil {
 		return fmt.Errorf("trim store: %w", err)
 	}
 	return nil

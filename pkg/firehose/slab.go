@@ -45,33 +45,42 @@ func (s *slab) release() {
 }
 
 // arena is where a session reads its messages to. Its zero value is ready for use.
-type arena struct{ slab *slab }
+type arena struct {
+	slab *slab // where messages are kept
+
+	// large holds the last message if there was no room for it in slab; else nil. Only a
+	// message that is kept may take the place of the slab: a relay that sends garbage
+	// between small frames would otherwise leave each of those in a slab of its own.
+	large *slab
+}
 
 var errTooLarge = errors.New("message too large")
 
 // read reads a message to its end. It is valid until the next read, unless it is kept.
 // After errTooLarge the rest of the message is still to be read.
 func (a *arena) read(r io.Reader, limit int) ([]byte, error) {
-	if a.slab != nil && (cap(a.slab.b) != slabSize || slabSize-len(a.slab.b) < slabRest) {
-		a.close()
+	a.drop()
+	if a.slab != nil && slabSize-len(a.slab.b) < slabRest {
+		a.slab.release()
+		a.slab = nil
 	}
 	if a.slab == nil {
 		a.slab = newSlab(slabSize)
 	}
-	n := 0
+	s, n := a.slab, 0
 	for {
-		free := a.slab.b[len(a.slab.b):cap(a.slab.b)]
+		free := s.b[len(s.b):cap(s.b)]
 		if n == len(free) {
 			larger := newSlab(max(slabSize, min(2*n, limit+1)))
 			copy(larger.b[:n], free)
-			a.slab.release()
-			a.slab = larger
+			a.drop()
+			s, a.large = larger, larger
 			continue
 		}
 		m, err := r.Read(free[n:])
 		n += m
 		if n > limit {
-			a.done()
+			a.drop()
 			return nil, errTooLarge
 		}
 		if err == io.EOF {
@@ -87,21 +96,30 @@ func (a *arena) read(r io.Reader, limit int) ([]byte, error) {
 // released.
 func (a *arena) keep(message []byte) *slab {
 	s := a.slab
+	if large := a.large; large != nil {
+		a.large = nil
+		if cap(large.b) != slabSize {
+			return large // for this message alone: the arena's reference becomes the frame's
+		}
+		a.slab.release()
+		a.slab, s = large, large
+	}
 	s.b = s.b[:len(s.b)+len(message)]
 	s.refs.Add(1)
-	a.done()
 	return s
 }
 
-// done lets go of a slab that was made for one large message.
-func (a *arena) done() {
-	if cap(a.slab.b) != slabSize {
-		a.close()
+// drop lets go of a message that was not kept.
+func (a *arena) drop() {
+	if a.large != nil {
+		a.large.release()
+		a.large = nil
 	}
 }
 
-// close lets go of the slab.
+// close lets go of everything.
 func (a *arena) close() {
+	a.drop()
 	if a.slab != nil {
 		a.slab.release()
 		a.slab = nil

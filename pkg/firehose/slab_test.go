@@ -66,3 +66,25 @@ func TestArena(t *testing.T) {
 		}
 	}
 }
+
+// Small messages share a slab whatever is dropped between them.
+func TestDroppedMessagesLeaveTheSlab(t *testing.T) {
+	var a arena
+	used := map[*slab]bool{}
+	for range 300 {
+		message, err := a.read(bytes.NewReader(make([]byte, 100)), slabSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		used[a.keep(message)] = true
+		if _, err := a.read(bytes.NewReader(make([]byte, slabSize+1)), slabSize); !errors.Is(err, errTooLarge) {
+			t.Fatal(err)
+		}
+		if _, err := a.read(bytes.NewReader(make([]byte, slabSize-50)), slabSize); err != nil { // not kept
+			t.Fatal(err)
+		}
+	}
+	if len(used) != 1 {
+		t.Errorf("300 messages of 100 bytes are in %d slabs", len(used))
+	}
+}

@@ -47,8 +47,9 @@ type rendered struct {
 // large record; without a bound 2 MB of input could become hundreds.
 const maxFrameJSON = 16 << 20
 
-// retained is how much memory a batch's buffers may keep between uses.
-const retained = 4 << 20
+// retained is how much memory each buffer of a batch, a run or a worker may keep between
+// uses: several times what it commonly needs.
+const retained = 1 << 20
 
 // decoder is one worker's scratch.
 type decoder struct {

@@ -16,9 +16,9 @@
 //
 // Order is kept without numbers: a worker that takes work also puts it on an ordered
 // channel, under the same lock, and the next stage takes from that channel and waits
-// for each piece to be done. Batches and runs are fixed in number and size, so memory
-// is bounded and a slow stage holds up the ones before it, down to the socket. Nothing
-// here ever waits for a consumer.
+// for each piece to be done. Batches and runs are fixed in number, and
+// a frame is bounded in what it may become, so memory is bounded and a slow stage holds up
+// the ones before it, down to the socket. Nothing here ever waits for a consumer.
 //
 // # What becomes of bad input
 //
@@ -45,7 +45,7 @@
 //
 //   - Batches of 64 frames and runs of 256 KiB are where handing over stops to show in a
 //     profile. Four runs left the second core idle while one was synced; twelve bridge
-//     that and hold 5 MB at most.
+//     that and hold some 5 MB.
 //   - One goroutine for each stage would be simpler, but compressing alone is half of
 //     all the work. One for each frame from decode to chunk would not keep order.
 //   - A cgo call that compresses a whole run would save crossings into C and need C of our

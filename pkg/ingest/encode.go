@@ -47,6 +47,17 @@ func (e *encoder) chunk(r *run) (*eventlog.Chunk, error) {
 			eventlog.JSON: uint32(p.jsonEnd), eventlog.Zstd: uint32(len(e.zstd)), eventlog.Extra: uint32(p.extraEnd),
 		})
 	}
+	defer e.shrink()
 	// The chunk lives for long: it gets memory of its own, to the byte.
 	return e.builder.Seal(r.prev, e.compressor.ID(), slices.Clone(r.json), slices.Clone(e.zstd), slices.Clone(r.extra))
+}
+
+// shrink lets go of what one large run has left.
+func (e *encoder) shrink() {
+	if cap(e.zstd) > retained {
+		e.zstd = nil
+	}
+	if cap(e.scratch) > retained {
+		e.scratch = nil
+	}
 }

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 
 	"slipstream/pkg/event"
@@ -70,19 +71,29 @@ func (r *recent) fill(log *eventlog.Log) error {
 	if err != nil {
 		return err
 	}
+	last := uint64(0) // all events of a commit have the same id
+	remember := func(id uint64) {
+		if id != last {
+			r.add(id)
+		}
+		last = id
+	}
 	for position < log.Last() {
 		c, _, err := log.Next(position)
-		if err != nil {
-			return err
-		}
-		if c == nil {
+		if c == nil && err == nil {
 			return nil
 		}
-		frames, err := log.Payload(c, eventlog.JSON)
-		if err != nil {
-			return err
+		var frames, extra []byte
+		if err == nil {
+			frames, err = log.Payload(c, eventlog.JSON)
 		}
-		extra, err := log.Payload(c, eventlog.Extra)
+		if err == nil {
+			extra, err = log.Payload(c, eventlog.Extra)
+		}
+		if errors.Is(err, eventlog.ErrTrimmed) {
+			position = max(position+1, log.Trimmed()) // retention runs meanwhile
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -92,13 +103,13 @@ func (r *recent) fill(log *eventlog.Log) error {
 			switch e.Kind {
 			case event.KindCommit:
 				payload := event.Payload(frames[c.Start(i, eventlog.JSON):e.End[eventlog.JSON]])
-				r.add(frameID(e.Kind, []byte(did), event.Rev(payload, len(did))))
+				remember(frameID(e.Kind, []byte(did), event.Rev(payload, len(did))))
 			case event.KindSync:
 				var sync struct{ Sync struct{ Rev string } }
 				if err := json.Unmarshal(extra[c.Start(i, eventlog.Extra):e.End[eventlog.Extra]], &sync); err != nil {
 					return err
 				}
-				r.add(frameID(e.Kind, []byte(did), []byte(sync.Sync.Rev)))
+				remember(frameID(e.Kind, []byte(did), []byte(sync.Sync.Rev)))
 			}
 		}
 		position = c.Last()

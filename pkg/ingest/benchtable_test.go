@@ -520,7 +520,7 @@ func printLevels(t *testing.T, w io.Writer, payloads [][]byte) {
 	var sides []func()
 	var dst []byte
 	for i, dictionary := range all {
-		head = append(head, names[i]+": ns/event", "ratio")
+		head = append(head, names[i]+": ns/event", "of JSON")
 		row := 0
 		add := func(name string, pack compressorOf) {
 			if i == 0 {

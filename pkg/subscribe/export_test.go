@@ -59,7 +59,7 @@ func (s *Server) NewPuller(query string, rate float64) *Puller {
 	if err != nil {
 		panic(err)
 	}
-	sub := &subscriber{srv: s, options: o, rate: limiter{rate: rate}}
+	sub := &subscriber{srv: s, options: o, rate: limiter{rate: rate}, tip: s.cfg.Log.Last()}
 	sub.filter.Store(o.filter)
 	sub.at = sub.begin()
 	return &Puller{sub}

@@ -218,6 +218,7 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 	}
 	sub := &subscriber{srv: s, box: newMailbox(), options: o, hello: make(chan struct{}), rate: limiter{rate: max(s.cfg.MaxRate, 0)}}
 	sub.position.Store(unbegun)
+	sub.tip = s.cfg.Log.Last()
 	sub.filter.Store(o.filter)
 	sub.options.filter = nil // an update may replace it: nothing else holds it then
 	if !o.hello {

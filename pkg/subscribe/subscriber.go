@@ -39,6 +39,7 @@ type subscriber struct {
 	box     *mailbox
 	options options
 	hello   chan struct{} // closed when the first options_update has come
+	tip     event.Cursor  // the log's end before the handshake was answered: what comes after it is live
 
 	filter atomic.Pointer[Filter]
 
@@ -209,8 +210,12 @@ func (s *subscriber) write(ctx context.Context) {
 // begin returns the position at which the subscriber's cursor starts.
 func (s *subscriber) begin() event.Cursor {
 	last := s.srv.cfg.Log.Last()
-	if s.options.live || s.options.cursor > last {
+	switch {
+	case !s.options.live && s.options.cursor <= last:
+	case s.options.hello:
 		return last
+	default:
+		return s.tip
 	}
 	return max(s.options.cursor, s.srv.cfg.Log.Trimmed()+1) - 1 // the smallest cursor has no predecessor
 }

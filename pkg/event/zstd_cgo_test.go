@@ -54,11 +54,12 @@ func TestTwoLibzstds(t *testing.T) {
 					t.Errorf("gozstd's frame by DataDog's: got %d bytes, want %d: %v", len(got), len(want), err)
 					return
 				}
-				if packed, err = datadog.CompressLevel(nil, want, 1+i%9); err != nil {
+				theirs, err := datadog.CompressLevel(nil, want, 1+i%9)
+				if err != nil {
 					t.Error(err)
 					return
 				}
-				if got, err := event.UnpackBlock(packed, len(want)); err != nil || !bytes.Equal(got, want) {
+				if got, err := event.UnpackBlock(theirs, len(want)); err != nil || !bytes.Equal(got, want) {
 					t.Errorf("DataDog's frame: got %d bytes, want %d: %v", len(got), len(want), err)
 					return
 				}

@@ -144,7 +144,8 @@ func TestEncodeAllocs(t *testing.T) {
 		}
 	}
 	chunk()
-	if n := testing.AllocsPerRun(10, chunk); n > 60 {
+	// About 30, and a few times that under the race detector, where pools forget on purpose.
+	if n := testing.AllocsPerRun(10, chunk); n > float64(len(r.events))/2 {
 		t.Errorf("%v allocations for %d events", n, len(r.events))
 	}
 }

@@ -54,17 +54,12 @@ func putHeader(dst []byte, first byte, payload int) {
 	}
 }
 
-// appendBinaryHeader appends the header of a binary frame of the given payload length.
-func appendBinaryHeader(dst []byte, payload int) []byte {
-	start := len(dst)
-	dst = append(dst, make([]byte, headerLen(payload))...)
-	putHeader(dst[start:], binaryFrame, payload)
-	return dst
-}
+// reserve appends the room for a header; finishFrame fills it in.
+func reserve(dst []byte) []byte { return append(dst, "0000"[:reservedHeader]...) }
 
-// finishTextFrame turns dst[start:], which is reservedHeader bytes of room and a
-// payload, into a text frame.
-func finishTextFrame(dst []byte, start int) []byte {
+// finishFrame turns dst[start:], which is reservedHeader bytes of room and a payload,
+// into a frame that begins with the given byte.
+func finishFrame(dst []byte, start int, first byte) []byte {
 	payload := len(dst) - start - reservedHeader
 	header := headerLen(payload)
 	if header != reservedHeader {
@@ -74,6 +69,6 @@ func finishTextFrame(dst []byte, start int) []byte {
 		copy(dst[start+header:], dst[start+reservedHeader:start+reservedHeader+payload])
 		dst = dst[:start+header+payload]
 	}
-	putHeader(dst[start:start+header], textFrame, payload)
+	putHeader(dst[start:start+header], first, payload)
 	return dst
 }

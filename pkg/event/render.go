@@ -86,7 +86,7 @@ func AppendCommit(dst, did, rev []byte, op *Op) (out []byte, canonical bool, err
 		dst = dagcbor.AppendCID(dst, op.CID)
 	}
 	dst = append(dst, `"}}`...)
-	return finishTextFrame(dst, start), canonical, nil
+	return finishFrame(dst, start, textFrame), canonical, nil
 }
 
 // AppendIdentity appends an identity event as a text frame. handle may be nil; it
@@ -106,7 +106,7 @@ func AppendIdentity(dst, did, handle []byte, seq int64, time []byte) []byte {
 	dst = append(dst, `,"time":`...)
 	dst = dagcbor.AppendJSONString(dst, time)
 	dst = append(dst, "}}"...)
-	return finishTextFrame(dst, start)
+	return finishFrame(dst, start, textFrame)
 }
 
 // AppendAccount appends an account event as a text frame. status may be nil; it
@@ -127,7 +127,7 @@ func AppendAccount(dst, did []byte, active bool, seq int64, status, time []byte)
 	dst = append(dst, `,"time":`...)
 	dst = dagcbor.AppendJSONString(dst, time)
 	dst = append(dst, "}}"...)
-	return finishTextFrame(dst, start)
+	return finishFrame(dst, start, textFrame)
 }
 
 // AppendSync appends the payload of a sync event, without a frame: no v1 consumer
@@ -146,7 +146,7 @@ func AppendSync(dst, did, body []byte) ([]byte, error) {
 }
 
 func appendEnvelope(dst, did []byte) []byte {
-	dst = append(dst, "0000"[:reservedHeader]...)
+	dst = reserve(dst)
 	dst = append(dst, didPrefix...)
 	dst = append(dst, did...)
 	return append(dst, cursorPrefix+cursorGap...)

@@ -58,9 +58,7 @@ func (c *Compressor) Append(dst, payload []byte) []byte {
 }
 
 // AppendBinary appends a websocket binary frame that holds payload's zstd frame.
-// scratch is used and returned for the next call.
-func (c *Compressor) AppendBinary(dst, payload, scratch []byte) (out, reuse []byte) {
-	scratch = c.Append(scratch[:0], payload)
-	dst = appendBinaryHeader(dst, len(scratch))
-	return append(dst, scratch...), scratch
+func (c *Compressor) AppendBinary(dst, payload []byte) []byte {
+	start := len(dst)
+	return finishFrame(c.Append(reserve(dst), payload), start, binaryFrame)
 }

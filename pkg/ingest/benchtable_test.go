@@ -356,7 +356,7 @@ func (b *bench) stages(t *testing.T) []stage {
 	d := decoder{in: &Ingester{metrics: newMetrics(nil)}}
 	e := encoder{compressor: b.compressor}
 	var one parsed
-	var dst, scratch []byte
+	var dst []byte
 	parse := alternate(len(b.payloads), func() {
 		for _, m := range b.messages {
 			check(t, one.parse(m))
@@ -391,7 +391,7 @@ func (b *bench) stages(t *testing.T) []stage {
 	compress := alternate(len(b.payloads), func() {
 		dst = dst[:0]
 		for _, p := range b.payloads {
-			dst, scratch = b.compressor.AppendBinary(dst, p, scratch)
+			dst = b.compressor.AppendBinary(dst, p)
 		}
 	}, func() {
 		for _, p := range b.refPayloads {
@@ -405,7 +405,7 @@ func (b *bench) stages(t *testing.T) []stage {
 	}, func() {
 		dst = dst[:0]
 		for i := range b.refStored {
-			dst, scratch = b.compressor.AppendBinary(dst, b.refStored[i].json, scratch)
+			dst = b.compressor.AppendBinary(dst, b.refStored[i].json)
 		}
 	})
 	var seal []cost

@@ -12,7 +12,6 @@ type encoder struct {
 	compressor *event.Compressor
 	builder    eventlog.Builder
 	zstd       []byte
-	scratch    []byte
 }
 
 // encode is a worker: it returns when there are no more runs.
@@ -35,7 +34,7 @@ func (e *encoder) chunk(r *run) (*eventlog.Chunk, error) {
 		payload := r.extra[extraStart:p.extraEnd]
 		if frame := r.json[start:p.jsonEnd]; len(frame) > 0 {
 			payload = event.Payload(frame)
-			e.zstd, e.scratch = e.compressor.AppendBinary(e.zstd, payload, e.scratch)
+			e.zstd = e.compressor.AppendBinary(e.zstd, payload)
 		}
 		start, extraStart = p.jsonEnd, p.extraEnd
 		did := payload[event.DIDOffset : event.DIDOffset+int(p.didLen)]
@@ -47,17 +46,9 @@ func (e *encoder) chunk(r *run) (*eventlog.Chunk, error) {
 			eventlog.JSON: uint32(p.jsonEnd), eventlog.Zstd: uint32(len(e.zstd)), eventlog.Extra: uint32(p.extraEnd),
 		})
 	}
-	defer e.shrink()
+	if cap(e.zstd) > retained {
+		defer func() { e.zstd = nil }() // what one large run has left
+	}
 	// The chunk lives for long: it gets memory of its own, to the byte.
 	return e.builder.Seal(r.prev, e.compressor.ID(), slices.Clone(r.json), slices.Clone(e.zstd), slices.Clone(r.extra))
-}
-
-// shrink lets go of what one large run has left.
-func (e *encoder) shrink() {
-	if cap(e.zstd) > retained {
-		e.zstd = nil
-	}
-	if cap(e.scratch) > retained {
-		e.scratch = nil
-	}
 }

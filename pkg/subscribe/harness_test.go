@@ -73,7 +73,6 @@ type feed struct {
 
 	b                 eventlog.Builder
 	json, zstd, extra []byte
-	scratch           []byte
 }
 
 // cborText appends a CBOR text string.
@@ -130,7 +129,7 @@ func (f *feed) add(kind event.Kind, did, collection, text string) {
 	if kind != event.KindSync {
 		payload = event.Payload(f.json[from:])
 		event.SetCursor(payload, len(did), f.last)
-		f.zstd, f.scratch = f.z.AppendBinary(f.zstd, payload, f.scratch)
+		f.zstd = f.z.AppendBinary(f.zstd, payload)
 	}
 	f.b.Add(f.last, kind, []byte(did), []byte(collection), [3]uint32{uint32(len(f.json)), uint32(len(f.zstd)), uint32(len(f.extra))})
 	if !f.bulk {

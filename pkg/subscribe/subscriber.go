@@ -383,10 +383,9 @@ func recompress(log *eventlog.Log, c *eventlog.Chunk, z *event.Compressor) (even
 		return eventlog.Derived{}, err
 	}
 	d := eventlog.Derived{Ends: make([]uint32, len(c.Entries)), Bytes: make([]byte, 0, c.Size(eventlog.Zstd)+c.Size(eventlog.Zstd)/8)}
-	var scratch []byte
 	for i := range c.Entries {
 		if frame := frames[c.Start(i, eventlog.JSON):c.Entries[i].End[eventlog.JSON]]; len(frame) > 0 {
-			d.Bytes, scratch = z.AppendBinary(d.Bytes, event.Payload(frame), scratch)
+			d.Bytes = z.AppendBinary(d.Bytes, event.Payload(frame))
 		}
 		d.Ends[i] = uint32(len(d.Bytes))
 	}

@@ -297,7 +297,9 @@ func (s *store) tail(events int, limit int64) (event.Cursor, error) {
 	}
 	at := event.Cursor(0)
 	for ok := it.Last(); ok && events > 0 && limit > 0; ok = it.SeekLT(position(keyCursor(it.Key()))) {
-		it.SeekGE(position(keyCursor(it.Key())))
+		if !it.SeekGE(position(keyCursor(it.Key()))) {
+			break // an error, which Close returns: the key was there
+		}
 		if it.Key()[keyLen-1] != partIndex {
 			break // the log begins here: what retention has left, or a checkpoint without events
 		}

@@ -11,11 +11,12 @@ relay= daemon= swarm=
 trap 'kill $swarm $daemon $relay 2>/dev/null || true; wait; rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM
 go build -trimpath -o "$dir/" ./cmd/...
+answers() { for i in $(seq 100); do curl -fs "$1" >/dev/null && return; sleep 0.1; done; echo "no answer from $1" >&2; exit 1; }
 "$dir/simrelay" --listen-addr 127.0.0.1:16110 --loop 4000 --records "$records" --rate "$rate" >/dev/null 2>&1 & relay=$!
-for i in 1 2 3 4 5 6 7 8 9 10; do curl -fs http://127.0.0.1:16110/xrpc/_health >/dev/null && break; sleep 1; done
+answers http://127.0.0.1:16110/xrpc/_health
 "$dir/slipstream" serve --upstream-url ws://127.0.0.1:16110 --data-dir "$dir/data" \
 	--listen-addr 127.0.0.1:16108 --metrics-listen-addr 127.0.0.1:16109 --log-level warn & daemon=$!
-for i in 1 2 3 4 5 6 7 8 9 10; do curl -fs http://127.0.0.1:16109/readyz >/dev/null && break; sleep 0.2; done
+answers http://127.0.0.1:16109/readyz
 "$dir/loadgen" consume --url ws://127.0.0.1:16108/subscribe --consumers 12 --relay ws://127.0.0.1:16110 --duration "${seconds}s" >"$dir/latency" & swarm=$!
 "$dir/loadgen" watch --pid $daemon --metrics http://127.0.0.1:16109/metrics --heading --duration "$((seconds - 1))s" --label "$rate frames/s, 12 consumers"
 wait $swarm

@@ -530,6 +530,9 @@ func TestWrittenTwice(t *testing.T) {
 					}
 					chunks = nil // now and then a checkpoint alone
 				}
+				if i%20 == 19 {
+					settle(t, registry) // memory is written faster than Pebble can move tables
+				}
 				if i%100 == 99 {
 					if err := h.log.Trim(); err != nil {
 						t.Fatal(err)
@@ -544,6 +547,19 @@ func TestWrittenTwice(t *testing.T) {
 				t.Errorf("%.0f bytes accepted, %.0f written", accepted, written)
 			}
 		})
+	}
+}
+
+// settle waits until the store has nothing to do.
+func settle(t *testing.T, registry *prometheus.Registry) {
+	t.Helper()
+	for before, same := -1.0, 0; same < 3; {
+		time.Sleep(2 * time.Millisecond)
+		written := metric(t, registry, "slipstream_store_written_bytes_total")
+		if same++; written != before {
+			same = 0
+		}
+		before = written
 	}
 }
 

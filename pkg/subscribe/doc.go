@@ -1,27 +1,45 @@
-// Package subscribe is the downstream end: the HTTP endpoints, and one pull loop per
-// subscriber over the event log.
+// Package subscribe is the downstream end: the HTTP endpoints, and who gets what of the
+// event log, when.
 //
 // # A subscriber
 //
-// is a position in the log, a filter, and two goroutines: a reader (control frames,
-// options updates) and a writer, which asks the log for the next chunk, picks the runs
-// of events that the filter wants, and writes them straight from the chunk's shared
-// bytes, as many as fit into one write of at most 256 KiB. There is no queue: a slow
-// subscriber's position simply stays behind, is served from disk when it has left the
-// window, and delays nobody.
+// is a position in the log and a filter. There is no queue: what it gets are runs of
+// wanted events, written straight from the shared bytes of chunks, as many as fit into one
+// write of at most 256 KiB. A slow subscriber's position simply stays behind, is served
+// from disk when it has left the window, and delays nobody.
 //
 // Replay and live are the same loop. A cursor is inclusive; one that is greater than
 // the newest event means live, whatever the clock says; one older than the buffer
 // means the buffer's start. With requireHello the cursor is looked at when the first
 // options_update arrives, so that nothing is lost while it is on its way.
 //
+// # Who is woken
+//
+// Who has got everything parks. The fan-out follows the log; for each chunk it asks the
+// interest index, which knows every subscriber by what its filter wants, and writes to those
+// whom the chunk concerns, in rounds that carry more events the more there is to do. What
+// a chunk costs those who do not want it is a few lookups for all of them together.
+//
 // # Who writes to the socket
 //
-// Only the writer. gorilla makes the handshake and reads; what it writes by itself
-// (pongs, the close frames of its error paths) is caught by a wrapper that is put under
-// it when the connection is hijacked, and goes out through the writer, between two
-// writes, never in the middle of a message. The wrapper also ignores gorilla's write
-// deadlines: one second for a control frame would break a blocked data write.
+// One goroutine at a time: writing to a subscriber is a role that is taken from a resting
+// state by compare-and-swap (writer.go). Whoever has it never waits for the socket: for a
+// subscriber that is caught up that is one of the fan-out's workers, and the whole write is
+// over before it turns to the next. Where a socket is full, or there is a replay to do, the
+// role goes to a goroutine that lasts as long as that. It waits for room holding nothing
+// but what is left of one message, and takes one of a few turns to read the log and write:
+// so memory does not grow with how many are slow or replay. A subscriber at rest is one
+// goroutine, which reads, and some 6 KB.
+//
+// The obvious way, a goroutine for each subscriber's writes that a channel wakes, costs as
+// much per write, since that is nearly all the kernel's, but 4 KB more for each subscriber
+// and the payloads that each blocked write holds.
+//
+// gorilla makes the handshake and reads; what it writes by itself (pongs, the close frames
+// of its error paths) is caught by a wrapper that is put under it when the connection is
+// hijacked, and goes out through the role, never in the middle of a message. The wrapper
+// also ignores gorilla's write deadlines: one second for a control frame would break a
+// blocked data write.
 //
 // # Who is ended
 //

@@ -1,7 +1,6 @@
 package subscribe
 
 import (
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -15,7 +14,7 @@ import (
 func (s *Server) Blocked() int {
 	n := 0
 	for _, sub := range s.all() {
-		if unsent, _, _ := outbound(sub.raw); unsent > sendBuffer/2 && sub.writing.Load() {
+		if unsent, _, _ := outbound(sub.raw); unsent > sendBuffer/2 && sub.stuck.Load() {
 			n++
 		}
 	}
@@ -50,8 +49,11 @@ func (s *Server) Closing() int {
 // Behind is the metric.
 func (s *Server) Behind() int { return s.behind() }
 
-// Puller is a subscriber's pull loop without a connection.
-type Puller struct{ s *subscriber }
+// Puller is the writing role of a subscriber without a connection.
+type Puller struct {
+	s *subscriber
+	w *writer
+}
 
 // NewPuller makes one for a query, which must be valid.
 func (s *Server) NewPuller(query string, rate float64) *Puller {
@@ -59,25 +61,43 @@ func (s *Server) NewPuller(query string, rate float64) *Puller {
 	if err != nil {
 		panic(err)
 	}
-	sub := &subscriber{srv: s, options: o, rate: limiter{rate: rate}, tip: s.cfg.Log.Last()}
+	sub := s.newSubscriber(o)
+	sub.rate.rate = rate
 	sub.filter.Store(o.filter)
 	sub.at = sub.begin()
-	return &Puller{sub}
+	sub.from = sub.at
+	return &Puller{sub, new(writer)}
 }
 
-// Pull returns what one write would send, and whether there is nothing more to read.
-// Time that the rate limit asks for has passed at the next call.
-func (p *Puller) Pull() (bufs [][]byte, parked bool, err error) {
-	grown, wait, err := p.s.gather()
+// Pull writes once, and returns what a socket got that takes as much as room says of a
+// write's size, and whether there is nothing more to read. Time that the rate limit asks for
+// has passed at the next call.
+func (p *Puller) Pull(room func(size int) int) (got []byte, runs int, parked bool, err error) {
+	if tail := p.s.tail; len(tail) > 0 {
+		n := room(len(tail))
+		p.s.tail = tail[n:]
+		return tail[:n], 1, false, nil
+	}
+	wait, end, err := p.w.gather(p.s)
 	if wait > 0 {
 		p.s.rate.last = p.s.rate.last.Add(-wait)
 	}
-	p.s.sent = p.s.sent || len(p.s.bufs) > 0
-	bufs = slices.Clone(p.s.bufs)
-	sent := p.s.bufs
-	sent.WriteTo(io.Discard) // as send does: what is written is forgotten
-	return bufs, grown != nil && len(bufs) == 0, err
+	if err != nil {
+		return nil, 0, false, err
+	}
+	got, runs = slices.Concat(p.w.bufs...), len(p.w.bufs)
+	if n := room(len(got)); n < len(got) {
+		p.w.cut(p.s, n)
+		return got[:n], runs, false, nil
+	}
+	if p.w.commit(p.s); end && runs == 0 {
+		p.w.drop()
+	}
+	return got, runs, end && runs == 0, nil
 }
+
+// Owes reports whether the socket has got a part of a message.
+func (p *Puller) Owes() bool { return len(p.s.tail) > 0 }
 
 // At returns the position.
 func (p *Puller) At() event.Cursor { return p.s.at }
@@ -93,12 +113,17 @@ func (p *Puller) Update(message string) {
 
 // Holds reports whether the subscriber keeps anything of a chunk in memory.
 func (p *Puller) Holds() bool {
-	for _, b := range p.s.bufs[:cap(p.s.bufs)] {
+	for _, b := range p.w.bufs[:cap(p.w.bufs)] {
 		if b != nil {
 			return true
 		}
 	}
-	return p.s.chunk != nil || p.s.matcher.chunk != nil || p.s.data != nil || p.s.ends != nil
+	for _, r := range p.w.runs[:cap(p.w.runs)] {
+		if r.chunk != nil || r.bytes != nil {
+			return true
+		}
+	}
+	return p.w.chunk != nil || p.w.matcher.chunk != nil || p.w.data != nil || p.w.ends != nil
 }
 
 // Bounds of one write.
@@ -122,3 +147,11 @@ func NewLimiter(rate float64) *Limiter {
 // Quota and Take are the limiter's.
 func (l *Limiter) Quota() (int, time.Duration) { return l.quota(l.Now) }
 func (l *Limiter) Take(n int)                  { l.take(n) }
+
+// Interests returns how many entries the index has: 0 with no subscriber.
+func (s *Server) Interests() int {
+	x := s.interest
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return len(x.open) + len(x.everything) + len(x.collections) + len(x.prefixes) + len(x.dids)
+}

@@ -37,7 +37,9 @@ func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 			if !validPrefix(prefix) {
 				return nil, fmt.Errorf("wantedCollections: %s is not a prefix of an NSID followed by .*, like app.bsky.feed.*", quote(c))
 			}
-			f.prefixes = append(f.prefixes, prefix+".")
+			if prefix += "."; !slices.Contains(f.prefixes, prefix) {
+				f.prefixes = append(f.prefixes, prefix)
+			}
 			continue
 		}
 		if _, err := syntax.ParseNSID(c); err != nil {
@@ -46,7 +48,7 @@ func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 		if f.collections == nil {
 			f.collections = map[string]struct{}{}
 		}
-		f.collections[c] = struct{}{}
+		f.collections[strings.Clone(c)] = struct{}{}
 	}
 	if len(dids) > maxDIDs {
 		return nil, fmt.Errorf("wantedDids: %d values, at most %d are allowed", len(dids), maxDIDs)
@@ -58,7 +60,7 @@ func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 		if f.dids == nil {
 			f.dids = make(map[string]struct{}, len(dids))
 		}
-		f.dids[d] = struct{}{}
+		f.dids[strings.Clone(d)] = struct{}{} // the query that it is a part of may be long
 	}
 	return f, nil
 }
@@ -98,6 +100,15 @@ func (f *Filter) wantsCollection(name string) bool {
 		return true
 	}
 	return slices.ContainsFunc(f.prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// fits reports whether a payload of so many bytes is small enough.
+func (f *Filter) fits(size int) bool { return f.maxSize == 0 || size <= f.maxSize }
+
+// payloadSize returns the length of an event's JSON, which maxMessageSizeBytes is about,
+// whatever the compression.
+func payloadSize(c *eventlog.Chunk, i int) int {
+	return event.PayloadLen(int(c.Entries[i].End[eventlog.JSON] - c.Start(i, eventlog.JSON)))
 }
 
 // matcher is a filter looked up in one chunk's table of collections. It belongs to one
@@ -154,11 +165,5 @@ func (m *matcher) wants(i int) bool {
 			return false
 		}
 	}
-	if m.filter.maxSize > 0 {
-		size := int(e.End[eventlog.JSON] - m.chunk.Start(i, eventlog.JSON))
-		if event.PayloadLen(size) > m.filter.maxSize {
-			return false
-		}
-	}
-	return true
+	return m.filter.maxSize == 0 || m.filter.fits(payloadSize(m.chunk, i))
 }

@@ -195,31 +195,39 @@ func TestGather(t *testing.T) {
 				}
 				p := w.srv.NewPuller(query, rate)
 				var got []string
+				var stream []byte // what is not yet whole messages
 				var want []fact
 				judged := from // of f.all, with the filter of its time
 				for changes := rng.IntN(6); ; {
-					bufs, parked, err := p.Pull()
+					size := 0
+					bytes, runs, parked, err := p.Pull(func(n int) int {
+						if size = n; n > 0 && rng.IntN(3) == 0 {
+							return rng.IntN(n + 1) // the socket is full
+						}
+						return n
+					})
 					if err != nil {
 						t.Fatal(err)
 					}
-					messages, size := 0, 0
-					for _, b := range bufs {
-						size += len(b)
-						for _, m := range frames(t, b) {
+					if size == len(bytes) && len(stream) == 0 {
+						messages := len(frames(t, bytes))
+						if size > subscribe.WriteBytes && messages > 1 || runs > subscribe.WriteRuns {
+							t.Fatalf("a write of %d bytes, %d messages in %d runs", size, messages, runs)
+						}
+						if rate > 0 && messages > int(max(rate, 1)) {
+							t.Fatalf("%d messages at once, %g per second are allowed", messages, rate)
+						}
+					}
+					if stream = append(stream, bytes...); !p.Owes() {
+						for _, m := range frames(t, stream) {
 							if compress {
 								if m, err = dec.DecodeAll(m, nil); err != nil {
 									t.Fatal(err)
 								}
 							}
 							got = append(got, string(m))
-							messages++
 						}
-					}
-					if size > subscribe.WriteBytes && messages > 1 || len(bufs) > subscribe.WriteRuns {
-						t.Fatalf("a write of %d bytes, %d messages in %d runs", size, messages, len(bufs))
-					}
-					if rate > 0 && messages > int(max(rate, 1)) {
-						t.Fatalf("%d messages at once, %g per second are allowed", messages, rate)
+						stream = stream[:0]
 					}
 					at := min(int(p.At()-start), len(f.all))
 					want = append(want, filter.of(f.all[judged:max(at, judged)])...)
@@ -255,6 +263,9 @@ func TestGather(t *testing.T) {
 	}
 }
 
+// everything is a socket that always has room.
+func everything(n int) int { return n }
+
 // frames takes whole server frames apart.
 func frames(t testing.TB, b []byte) (payloads [][]byte) {
 	t.Helper()
@@ -284,12 +295,12 @@ func TestSparseFilterFindsItsEvent(t *testing.T) {
 	w.feed.posts(1000, 200)
 	p := w.srv.NewPuller("cursor=1&wantedDids=did:plc:rare", 0)
 	for pulls := 1; ; pulls++ {
-		bufs, parked, err := p.Pull()
+		bytes, _, parked, err := p.Pull(everything)
 		if err != nil || parked || pulls > 100 {
 			t.Fatalf("pull %d: parked %v, %v", pulls, parked, err)
 		}
-		if len(bufs) > 0 {
-			if got := frames(t, bufs[0]); len(got) != 1 || !strings.Contains(string(got[0]), "com.example.rare") {
+		if len(bytes) > 0 {
+			if got := frames(t, bytes); len(got) != 1 || !strings.Contains(string(got[0]), "com.example.rare") {
 				t.Errorf("got %.200q", got)
 			}
 			return
@@ -316,14 +327,14 @@ func TestThinFilterHoldsLittle(t *testing.T) {
 	}
 	total := 0
 	for total < 20 {
-		bufs, _, err := p.Pull()
+		_, runs, _, err := p.Pull(everything)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := len(bufs) * chunk; len(bufs) == 0 || got > 1<<20+2*chunk {
-			t.Fatalf("a write holds %d payloads of %d bytes", len(bufs), chunk)
+		if got := runs * chunk; runs == 0 || got > 1<<20+2*chunk {
+			t.Fatalf("a write holds %d payloads of %d bytes", runs, chunk)
 		}
-		total += len(bufs)
+		total += runs
 	}
 }
 
@@ -336,10 +347,10 @@ func TestManyRuns(t *testing.T) {
 	w.feed.commit()
 	p := w.srv.NewPuller("cursor=1&wantedDids=did:plc:1", 0)
 	for total := 0; total < 1000; {
-		bufs, _, err := p.Pull()
-		if err != nil || len(bufs) == 0 || len(bufs) > subscribe.WriteRuns {
-			t.Fatalf("after %d events: %d runs, %v", total, len(bufs), err)
+		_, runs, _, err := p.Pull(everything)
+		if err != nil || runs == 0 || runs > subscribe.WriteRuns {
+			t.Fatalf("after %d events: %d runs, %v", total, runs, err)
 		}
-		total += len(bufs)
+		total += runs
 	}
 }

@@ -10,7 +10,7 @@ import (
 // mailbox holds the control frames that wait for the writer. It is bounded: of several
 // pongs only the last is owed (RFC 6455 section 5.5.3), and the first close is final.
 type mailbox struct {
-	wake chan struct{} // capacity 1: the writer has a reason to look
+	wake func() // called when something has come; immutable
 
 	mu      sync.Mutex // guards everything below
 	ping    []byte
@@ -18,18 +18,14 @@ type mailbox struct {
 	closing []byte
 }
 
-func newMailbox() *mailbox { return &mailbox{wake: make(chan struct{}, 1)} }
-
-// nudge wakes the writer.
-func (m *mailbox) nudge() {
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
-}
-
 // frame takes a control frame, which it copies.
 func (m *mailbox) frame(f []byte) {
+	m.put(f)
+	m.wake()
+}
+
+// put is frame without waking anybody.
+func (m *mailbox) put(f []byte) {
 	if len(f) < 2 {
 		return
 	}
@@ -46,7 +42,6 @@ func (m *mailbox) frame(f []byte) {
 		}
 	}
 	m.mu.Unlock()
-	m.nudge()
 }
 
 // control takes a control message. data is at most 125 bytes.
@@ -74,6 +69,13 @@ func (m *mailbox) take() (frames []byte, last bool) {
 	frames = append(append(append(frames, m.pong...), m.ping...), m.closing...)
 	m.pong, m.ping = nil, nil
 	return frames, m.closing != nil
+}
+
+// pending reports whether take would return anything.
+func (m *mailbox) pending() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ping != nil || m.pong != nil || m.closing != nil
 }
 
 // isClosing reports whether a close frame has been taken in.

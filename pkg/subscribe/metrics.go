@@ -12,17 +12,19 @@ const (
 	endedTrimmed
 	endedOptions
 	endedSilent
+	endedBudget
 	endings
 )
 
 // String returns the metric's label.
 func (e ending) String() string {
-	return [endings]string{"stalled", "fell_off_the_buffer", "bad_options_update", "no_pong"}[e]
+	return [endings]string{"stalled", "fell_off_the_buffer", "bad_options_update", "no_pong", "filter_budget"}[e]
 }
 
 type metrics struct {
-	bytes, handshakes, refused prometheus.Counter
-	endings                    [endings]prometheus.Counter
+	bytes, events, handshakes prometheus.Counter
+	refused                   [refusals]prometheus.Counter
+	endings                   [endings]prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
@@ -30,12 +32,18 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "slipstream_sent_bytes_total", Help: "Bytes written to consumers' sockets.",
 		}),
+		events: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "slipstream_sent_events_total", Help: "Events written to consumers' sockets.",
+		}),
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "slipstream_subscribes_total", Help: "Consumers that connected.",
 		}),
-		refused: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "slipstream_subscribes_refused_total", Help: "Requests to subscribe that were refused for a bad parameter.",
-		}),
+	}
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_subscribes_refused_total", Help: "Requests to subscribe that were refused, by reason.",
+	}, []string{"reason"})
+	for r := range refusals {
+		m.refused[r] = refused.WithLabelValues(r.String())
 	}
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "slipstream_subscribers_ended_total", Help: "Connections that the server ended, by reason.",
@@ -44,7 +52,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		m.endings[e] = ended.WithLabelValues(e.String())
 	}
 	if reg != nil {
-		reg.MustRegister(m.bytes, m.handshakes, m.refused, ended,
+		reg.MustRegister(m.bytes, m.events, m.handshakes, refused, ended,
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "slipstream_subscribers", Help: "Consumers that are connected.",
 			}, func() float64 { return float64(s.count()) }),

@@ -57,7 +57,7 @@ func TestRefusedBeforeTheUpgrade(t *testing.T) {
 			}
 		})
 	}
-	if got := w.metric("slipstream_subscribes_refused_total", ""); got != float64(len(tests)) {
+	if got := w.metric("slipstream_subscribes_refused_total", "bad_request"); got != float64(len(tests)) {
 		t.Errorf("%v requests counted as refused, want %d", got, len(tests))
 	}
 }

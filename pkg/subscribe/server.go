@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +32,16 @@ type Config struct {
 	// PingInterval is how often consumers are pinged. Default 30 s.
 	PingInterval time.Duration
 	// MaxRate limits each consumer, in events per second; 0: no limit.
-	MaxRate    float64
+	MaxRate float64
+	// MaxSubscribers limits how many there are at a time, MaxSubscribersPerIP how many of
+	// one address (of IPv6: of a /64 network); 0: no limit.
+	MaxSubscribers, MaxSubscribersPerIP int
+	// MaxFilterDIDs limits how many wantedDids all consumers name together. Default
+	// 2,000,000.
+	MaxFilterDIDs int
+	// TrustedProxies are the peers whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+
 	Logger     *slog.Logger          // nil: none
 	Registerer prometheus.Registerer // nil: none
 }
@@ -51,11 +60,15 @@ type Server struct {
 	upgrader     websocket.Upgrader
 	complained   atomic.Int64 // unix ns
 
+	admission *admission
+	interest  *interest
+	fan       *fanout
+	turns     chan struct{} // taken by who replays, for a step
+	closing   atomic.Bool   // Run is about to end: every subscriber is told
+
 	mu          sync.Mutex // guards everything below
 	subscribers map[*subscriber]struct{}
 	closed      bool
-	ctx         context.Context // ends with Run; every subscriber's parent
-	stop        context.CancelFunc
 	gone        sync.WaitGroup
 }
 
@@ -76,12 +89,21 @@ func New(cfg Config) (*Server, error) {
 		subscribers: map[*subscriber]struct{}{},
 		upgrader: websocket.Upgrader{
 			// Consumers are public; there is nothing that an origin could steal.
-			CheckOrigin: func(*http.Request) bool { return true },
-			// net/http's own buffers are used on.
+			CheckOrigin:      func(*http.Request) bool { return true },
 			HandshakeTimeout: 10 * time.Second,
+			// Instead of net/http's buffers of 4 KB each: a consumer sends little and rarely,
+			// and gorilla writes nothing but control frames, which have none.
+			ReadBufferSize:  512,
+			WriteBufferPool: &sync.Pool{},
 		},
+		admission: newAdmission(limits{
+			subscribers: cfg.MaxSubscribers, perAddress: cfg.MaxSubscribersPerIP, filterDIDs: cfg.MaxFilterDIDs, trusted: cfg.TrustedProxies,
+		}),
+		interest: newInterest(),
+		turns:    make(chan struct{}, turns()),
 	}
-	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.fan = &fanout{srv: s}
+	s.fan.published.Store(int64(cfg.Log.Last()))
 	var err error
 	if s.dictionaries, err = indexDictionaries(cfg.Compressor, cfg.Dictionaries); err != nil {
 		return nil, err
@@ -94,22 +116,34 @@ func New(cfg Config) (*Server, error) {
 // them and the close frame.
 const closeTimeout = 3 * time.Second
 
-// Run looks after the subscribers until ctx ends, then ends them all with a close
-// frame and returns when they are gone.
+// Run brings the subscribers what is new and looks after them until ctx ends, then ends
+// them all with a close frame and returns when they are gone.
 func (s *Server) Run(ctx context.Context) error {
+	var fan sync.WaitGroup
+	fan.Go(func() { s.fan.run(ctx) })
+	defer fan.Wait()
 	tick := time.NewTicker(min(s.cfg.StallTimeout, s.cfg.PingInterval, 8*time.Second) / 4)
 	defer tick.Stop()
 	for {
 		select {
 		case now := <-tick.C:
+			w := newWriter()
 			for _, sub := range s.all() {
-				s.check(sub, now)
+				s.check(sub, now, w)
 			}
+			w.release()
 		case <-ctx.Done():
 			s.mu.Lock()
 			s.closed = true
 			s.mu.Unlock()
-			s.stop()
+			s.closing.Store(true)
+			w := newWriter()
+			for _, sub := range s.all() {
+				if sub.take() {
+					sub.step(w)
+				}
+			}
+			w.release()
 			late := time.AfterFunc(closeTimeout, func() {
 				for _, sub := range s.all() {
 					abort(sub.raw)
@@ -142,7 +176,7 @@ func (s *Server) behind() int {
 	limit := s.cfg.Log.Last() - event.Cursor(10*time.Second/time.Microsecond)
 	n := 0
 	for _, sub := range s.all() {
-		if at := sub.position.Load(); at != unbegun && event.Cursor(at) < limit {
+		if at := sub.position.Load(); at != unbegun && event.Cursor(at) < limit && sub.state.Load() != parked {
 			n++
 		}
 	}
@@ -150,15 +184,24 @@ func (s *Server) behind() int {
 }
 
 // check judges one subscriber: see the package comment on who is ended.
-func (s *Server) check(sub *subscriber, now time.Time) {
+func (s *Server) check(sub *subscriber, now time.Time, w *writer) {
 	p := &sub.progress
-	unsent, acked, ok := outbound(sub.raw)
-	if !ok {
-		acked = uint64(sub.written.Load())
-	}
-	waiting := unsent > 0 || sub.writing.Load()
-	if !waiting || acked != p.acked || !ok && unsent != p.unsent {
-		p.acked, p.unsent, p.since = acked, unsent, now
+	sent, stuck := sub.sentBytes.Load(), sub.stuck.Load()
+	waiting := stuck
+	// Nothing can be unsent where nothing was and nothing has been written since: that saves
+	// two calls into the kernel for each idle consumer.
+	if stuck || p.unsent > 0 || sent != p.sent {
+		unsent, acked, ok := outbound(sub.raw)
+		if !ok {
+			acked = uint64(sent)
+		}
+		waiting = waiting || unsent > 0
+		if !waiting || acked != p.acked || !ok && unsent != p.unsent {
+			p.since = now
+		}
+		p.acked, p.unsent, p.sent = acked, unsent, sent
+	} else {
+		p.since = now
 	}
 	heard := time.Unix(0, sub.heard.Load())
 	if waiting || heard.After(p.asked) {
@@ -168,17 +211,22 @@ func (s *Server) check(sub *subscriber, now time.Time) {
 	}
 	switch {
 	case waiting && now.Sub(p.since) > s.cfg.StallTimeout:
-		sub.ended(endedStalled)
+		sub.blame(endedStalled)
 		s.log.Debug("consumer ended: it took nothing for too long", "consumer", sub.raw.RemoteAddr(),
-			"timeout", s.cfg.StallTimeout, "unsent_bytes", unsent)
+			"timeout", s.cfg.StallTimeout, "unsent_bytes", p.unsent)
 		abort(sub.raw)
 	case sub.box.isClosing():
 	case !waiting && p.pinged.After(heard) && now.Sub(p.asked) > s.cfg.StallTimeout+s.cfg.PingInterval:
-		sub.ended(endedSilent)
+		sub.blame(endedSilent)
 		sub.box.close(websocket.ClosePolicyViolation, "no answer to pings")
 	case !waiting && now.Sub(p.pinged) >= s.cfg.PingInterval && now.Sub(heard) >= s.cfg.PingInterval/2:
 		p.pinged = now
-		sub.box.control(websocket.PingMessage, nil)
+		sub.box.put([]byte{0x80 | websocket.PingMessage, 0})
+		// Here and now: those who came together are pinged together, and a goroutine for each
+		// would take more memory than they do.
+		if sub.take() {
+			sub.step(w)
+		}
 	}
 }
 
@@ -193,20 +241,11 @@ func (s *Server) complain(at event.Cursor, err error) {
 
 const complainInterval = 10 * time.Second
 
-// abort ends a connection whose peer takes nothing: what the kernel still holds for it
-// is given up.
-func abort(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	c.Close()
-}
-
 // subscribe is GET /subscribe.
 func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 	o, err := parseOptions(r)
 	if err != nil {
-		s.metrics.refused.Inc()
+		s.metrics.refused[refusedRequest].Inc()
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
@@ -216,43 +255,48 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this is a websocket endpoint; try: websocat \"ws://"+r.Host+r.URL.RequestURI()[:min(len(r.URL.RequestURI()), 200)]+"\"", http.StatusUpgradeRequired)
 		return
 	}
-	sub := &subscriber{srv: s, box: newMailbox(), options: o, hello: make(chan struct{}), rate: limiter{rate: max(s.cfg.MaxRate, 0)}}
-	sub.position.Store(unbegun)
-	sub.tip = s.cfg.Log.Last()
-	sub.filter.Store(o.filter)
-	sub.options.filter = nil // an update may replace it: nothing else holds it then
-	if !o.hello {
-		close(sub.hello)
+	sub := s.newSubscriber(o)
+	var refused *refusedError
+	if sub.place, refused = s.admission.enter(s.admission.client(r), len(o.filter.dids)); refused != nil {
+		s.metrics.refused[refused.reason].Inc()
+		refused.answer(w)
+		return
 	}
-	if !s.enter(sub) {
+	if !s.enter() {
+		sub.place.leave()
 		http.Error(w, "the server is shutting down", http.StatusServiceUnavailable)
 		return
 	}
-	defer s.leave(sub)
 	header := http.Header{}
 	if o.compress {
 		header.Set("Zstd-Dictionary-Id", fmt.Sprint(s.cfg.Compressor.ID()))
 	}
-	h := &hijacker{ResponseWriter: w, box: sub.box}
+	h := &hijacker{ResponseWriter: w, box: &sub.box}
 	ws, err := s.upgrader.Upgrade(h, r, header)
 	if err != nil {
+		sub.place.leave()
+		s.gone.Done()
 		return // answered already
 	}
 	h.conn.capture()
-	sub.ws, sub.raw = ws, h.conn.Conn
-	if tcp, ok := sub.raw.(*net.TCPConn); ok {
+	sub.ws, sub.raw, sub.socket = ws, h.conn.Conn, newSocket(h.conn.Conn)
+	if tcp := tcpOf(sub.raw); tcp != nil {
 		tcp.SetWriteBuffer(sendBuffer)
 	}
 	now := time.Now()
 	sub.heard.Store(now.UnixNano())
 	sub.progress = progress{since: now, pinged: now, asked: now}
-	s.show(sub)
 	s.metrics.handshakes.Inc()
-	sub.serve(s.ctx)
+	s.show(sub, o.filter)
+	// Apart, so that net/http's part of the connection, some 10 KB, is not kept.
+	go func() {
+		defer s.leave(sub)
+		sub.serve()
+	}()
 }
 
-// enter makes Run wait for the subscriber. It reports whether the server is open.
-func (s *Server) enter(sub *subscriber) bool {
+// enter makes Run wait for one subscriber more. It reports whether the server is open.
+func (s *Server) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -262,14 +306,18 @@ func (s *Server) enter(sub *subscriber) bool {
 	return true
 }
 
-// show makes a subscriber that has its socket visible to the sweep.
-func (s *Server) show(sub *subscriber) {
+// show makes a subscriber that has its socket visible to the fan-out and the sweep.
+func (s *Server) show(sub *subscriber, f *Filter) {
+	s.interest.set(sub, f)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.subscribers[sub] = struct{}{}
 }
 
+// leave forgets a subscriber that is over.
 func (s *Server) leave(sub *subscriber) {
+	s.interest.set(sub, nil)
+	sub.place.leave()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.subscribers, sub)

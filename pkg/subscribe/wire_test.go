@@ -211,7 +211,7 @@ func (w *watch) saw(what string) {
 	defer w.mu.Unlock()
 	switch {
 	case !w.on, strings.Contains(stack, "(*Upgrader).Upgrade"):
-	case strings.Contains(stack, "gorilla"), !strings.Contains(stack, "subscribe.(*subscriber).send"):
+	case strings.Contains(stack, "gorilla"), !strings.Contains(stack, "subscribe.(*stream).wait < slipstream/pkg/subscribe.(*subscriber).run"):
 		w.faults = append(w.faults, what+" by "+stack)
 	default:
 		w.writes[what]++

@@ -1,0 +1,299 @@
+package subscribe
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"net"
+	"sort"
+	"sync"
+	"time"
+
+	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
+)
+
+// writer is what the writing role needs while it is at work, and nobody while it is not:
+// the next events of one subscriber, as they will be written.
+type writer struct {
+	// What has been gathered: runs of wanted events, and the same bytes as buffers.
+	runs []run
+	bufs net.Buffers
+	size int
+
+	// How far the log has been looked at for that.
+	at    event.Cursor    // everything up to here
+	from  event.Cursor    // where the log finds what follows
+	chunk *eventlog.Chunk // what follows, if it is known already:
+	next  int             // from this entry on
+	form  eventlog.Form   // the subscriber's
+	data  []byte          // the chunk's payload in it; nil: not loaded yet
+	ends  []uint32        // where its entries end there; nil: as the index says
+
+	matcher matcher
+}
+
+// run is a run of events of one chunk that lie side by side.
+type run struct {
+	chunk      *eventlog.Chunk
+	ends       []uint32
+	first, end int // entries; end is not in it
+	bytes      []byte
+}
+
+var writers = sync.Pool{New: func() any { return new(writer) }}
+
+func newWriter() *writer { return writers.Get().(*writer) }
+
+// release gives the writer back.
+func (w *writer) release() {
+	w.drop()
+	writers.Put(w)
+}
+
+// drop forgets everything, and lets go of the chunks.
+func (w *writer) drop() {
+	w.reset()
+	w.leave()
+	w.at, w.from = 0, 0
+}
+
+// reset forgets what was gathered.
+func (w *writer) reset() {
+	clear(w.runs)
+	clear(w.bufs)
+	w.runs, w.bufs, w.size = w.runs[:0], w.bufs[:0], 0
+}
+
+// leave lets go of the current chunk.
+func (w *writer) leave() {
+	w.chunk, w.data, w.ends = nil, nil, nil
+	w.matcher.filter, w.matcher.chunk = nil, nil
+}
+
+// Bounds of what is gathered for one write.
+const (
+	// writeBytes: control frames wait for no more than this.
+	writeBytes = 256 << 10
+	// scanEvents is how many unwanted events may be passed before control frames get their
+	// turn.
+	scanEvents = 100_000
+	// holdBytes bounds the payloads that a write keeps in memory, of which a thin filter
+	// wants next to nothing.
+	holdBytes = 1 << 20
+	// writeRuns bounds the runs of a write.
+	writeRuns = 256
+)
+
+// gather finds the next wanted events of a subscriber, up to its window in bytes and at
+// message boundaries. With nothing wanted: wait is how long its rate asks for, and end says
+// that the log has no more; neither: it only stopped to let control frames through. The
+// subscriber's position stays until commit or cut.
+func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error) {
+	w.reset()
+	quota := math.MaxInt
+	if s.rate.rate > 0 {
+		if quota, wait = s.rate.quota(time.Now()); quota == 0 {
+			w.at, w.from = s.at, s.from
+			return wait, false, nil
+		}
+	}
+	if w.chunk == nil || w.at != s.at {
+		w.leave()
+		w.at, w.from = s.at, s.from
+	}
+	for scanned, held := 0, 0; w.size < s.window && quota > 0 && scanned < scanEvents && held < holdBytes && len(w.runs) < writeRuns; {
+		if w.chunk == nil {
+			w.chunk, _, err = s.srv.cfg.Log.Next(w.from)
+			if w.follow(s, err) {
+				continue
+			}
+			if err != nil {
+				return 0, false, w.unless(err)
+			}
+			if w.chunk == nil {
+				return 0, true, nil
+			}
+			w.next = w.chunk.After(w.at)
+		}
+		c := w.chunk
+		if f := s.filter.Load(); f != w.matcher.filter {
+			w.matcher.reset(f, c)
+			if w.matcher.none() {
+				scanned += len(c.Entries) - w.next
+				w.pass()
+				continue
+			}
+		}
+		for w.next < len(c.Entries) && !w.matcher.wants(w.next) {
+			w.next++
+			scanned++
+		}
+		if w.next == len(c.Entries) {
+			held += len(w.data)
+			w.pass()
+			continue
+		}
+		if w.data == nil {
+			if err := w.load(s); err != nil {
+				if w.follow(s, err) {
+					continue
+				}
+				return 0, false, w.unless(err)
+			}
+		}
+		last := w.extent(s, s.window-w.size, quota)
+		if last == w.next {
+			if w.size > 0 {
+				break
+			}
+			last++ // larger than a write: it goes alone
+		}
+		w.add(last)
+		quota -= last - w.next
+		w.at, w.next = c.Entries[last-1].Cursor, last
+	}
+	return 0, false, nil
+}
+
+// pass goes on to the next chunk.
+func (w *writer) pass() {
+	w.at = w.chunk.Last()
+	w.from = w.at
+	w.leave()
+}
+
+// extent returns where the run of wanted events that begins at w.next ends: after no more
+// than room bytes and quota events.
+func (w *writer) extent(s *subscriber, room, quota int) int {
+	c := w.chunk
+	begin := start(w.form, c, w.ends, w.next)
+	if w.matcher.all && s.rate.rate == 0 {
+		// Sync events are empty here: they do no harm inside a run.
+		return w.next + sort.Search(len(c.Entries)-w.next, func(n int) bool { return stop(w.form, c, w.ends, w.next+n)-begin > room })
+	}
+	end := w.next
+	for end < len(c.Entries) && end-w.next < quota && stop(w.form, c, w.ends, end)-begin <= room && w.matcher.wants(end) {
+		end++
+	}
+	return end
+}
+
+// add adds the run from w.next to last.
+func (w *writer) add(last int) {
+	r := run{chunk: w.chunk, ends: w.ends, first: w.next, end: last}
+	r.bytes = w.data[start(w.form, r.chunk, r.ends, r.first):stop(w.form, r.chunk, r.ends, r.end-1)]
+	w.runs = append(w.runs, r)
+	w.bufs = append(w.bufs, r.bytes)
+	w.size += len(r.bytes)
+}
+
+// commit moves the subscriber's position past everything that was gathered.
+func (w *writer) commit(s *subscriber) {
+	for _, r := range w.runs {
+		s.count(r.end - r.first)
+	}
+	w.settle(s, w.at, w.from)
+}
+
+// cut moves the subscriber's position past the first n bytes of what was gathered, which
+// are all that were written, and keeps what is left of the message that they end in.
+func (w *writer) cut(s *subscriber, n int) {
+	for _, r := range w.runs {
+		if n >= len(r.bytes) {
+			n -= len(r.bytes)
+			s.count(r.end - r.first)
+			continue
+		}
+		begin := start(w.form, r.chunk, r.ends, r.first)
+		// The first message that is not out as a whole.
+		i := r.first + sort.Search(r.end-r.first, func(i int) bool { return stop(w.form, r.chunk, r.ends, r.first+i)-begin > n })
+		s.count(i - r.first)
+		at := r.chunk.Entries[i].Cursor - 1
+		if start(w.form, r.chunk, r.ends, i)-begin < n {
+			s.tail = bytes.Clone(r.bytes[n : stop(w.form, r.chunk, r.ends, i)-begin])
+			s.count(1)
+			at++
+		}
+		w.settle(s, at, r.chunk.Prev)
+		break
+	}
+	w.drop()
+}
+
+// settle sets the subscriber's position.
+func (w *writer) settle(s *subscriber, at, from event.Cursor) {
+	s.at, s.from = at, from
+	s.position.Store(int64(at))
+	s.sent = s.sent || len(w.runs) > 0
+}
+
+// follow reports whether err only says that the buffer's start, which the subscriber
+// asked for, has moved since. The position then moves with it.
+func (w *writer) follow(s *subscriber, err error) bool {
+	if !errors.Is(err, eventlog.ErrTrimmed) || s.sent || len(w.runs) > 0 {
+		return false
+	}
+	w.leave()
+	w.at = max(w.at, s.srv.cfg.Log.Trimmed())
+	w.from = w.at
+	return true
+}
+
+// unless returns err, or nil if there are events to be written first: the error comes
+// again.
+func (w *writer) unless(err error) error {
+	if len(w.runs) > 0 {
+		return nil
+	}
+	return err
+}
+
+// load gets the payload of the current chunk in the subscriber's form.
+func (w *writer) load(s *subscriber) (err error) {
+	log, zstd := s.srv.cfg.Log, s.srv.cfg.Compressor
+	w.form, w.ends = s.form(), nil
+	switch {
+	case w.form == eventlog.JSON || w.chunk.Dictionary == zstd.ID():
+		w.data, err = log.Payload(w.chunk, w.form)
+	default:
+		// Stored under another dictionary, before this one became the primary.
+		var d eventlog.Derived
+		d, err = log.Derive(w.chunk, zstd.ID(), func() (eventlog.Derived, error) { return recompress(log, w.chunk, zstd) })
+		w.data, w.ends = d.Bytes, d.Ends
+	}
+	return err
+}
+
+// recompress makes the compressed form of a chunk with another dictionary.
+func recompress(log *eventlog.Log, c *eventlog.Chunk, z *event.Compressor) (eventlog.Derived, error) {
+	frames, err := log.Payload(c, eventlog.JSON)
+	if err != nil {
+		return eventlog.Derived{}, err
+	}
+	d := eventlog.Derived{Ends: make([]uint32, len(c.Entries)), Bytes: make([]byte, 0, c.Size(eventlog.Zstd)+c.Size(eventlog.Zstd)/8)}
+	for i := range c.Entries {
+		if frame := frames[c.Start(i, eventlog.JSON):c.Entries[i].End[eventlog.JSON]]; len(frame) > 0 {
+			d.Bytes = z.AppendBinary(d.Bytes, event.Payload(frame))
+		}
+		d.Ends[i] = uint32(len(d.Bytes))
+	}
+	return d, nil
+}
+
+// stop returns where event i of a chunk ends in a form, whose own ends, if it has any,
+// are given.
+func stop(f eventlog.Form, c *eventlog.Chunk, ends []uint32, i int) int {
+	if ends != nil {
+		return int(ends[i])
+	}
+	return int(c.Entries[i].End[f])
+}
+
+// start returns where event i of a chunk begins in a form.
+func start(f eventlog.Form, c *eventlog.Chunk, ends []uint32, i int) int {
+	if i == 0 {
+		return 0
+	}
+	return stop(f, c, ends, i-1)
+}

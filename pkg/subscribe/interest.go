@@ -1,0 +1,175 @@
+package subscribe
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
+)
+
+// interest is the index of who wants what: a chunk looks up its own DIDs and collections
+// in it, and finds the subscribers concerned without asking the others.
+//
+// A subscriber is in it from its first to its last moment, under what its filter wants,
+// whether it is caught up or not. Being parked is a state of its own (see parked), so that
+// waking it and putting it back touches none of the sets: a filter may name 10,000 DIDs.
+//
+// The sets are slices. A compressed bitmap (RoaringBitmap) of subscriber numbers was tried
+// for them: it unites the sets of a chunk faster than slices are walked, but then every
+// change of state has to go through one more shared structure, and walking is a hundredth
+// of what the writes cost that follow (BenchmarkDispatch).
+type interest struct {
+	mu sync.Mutex // guards everything below
+
+	// Of those without wantedDids:
+	open        set            // all of them: identity and account events concern them
+	everything  set            // no collections either
+	collections map[string]set // by exact NSID
+	prefixes    map[string]set // by prefix with its final dot
+
+	// Of those with wantedDids, by each of them.
+	dids map[string]set
+
+	// The smallest event of each collection of the chunk that is being dispatched.
+	smallest []int
+}
+
+// set holds subscribers in no order.
+type set []*subscriber
+
+func (s set) without(sub *subscriber) set {
+	i := slices.Index(s, sub)
+	if i < 0 {
+		return s
+	}
+	s[i] = s[len(s)-1]
+	s[len(s)-1] = nil
+	s = s[:len(s)-1]
+	if cap(s) > 64 && len(s) < cap(s)/4 {
+		s = slices.Clone(s) // after a crowd has left
+	}
+	return s
+}
+
+func newInterest() *interest {
+	return &interest{collections: map[string]set{}, prefixes: map[string]set{}, dids: map[string]set{}}
+}
+
+// set puts the subscriber under a filter instead of the one it had; nil: none. Every chunk
+// is dispatched by either the old filter or the new one.
+func (x *interest) set(sub *subscriber, f *Filter) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if old := sub.filter.Load(); old != nil {
+		x.each(old, func(s set) set { return s.without(sub) })
+	}
+	sub.filter.Store(f)
+	if f != nil {
+		x.each(f, func(s set) set { return append(s, sub) })
+	}
+}
+
+// each changes every set that a filter belongs in.
+func (x *interest) each(f *Filter, change func(set) set) {
+	in := func(m map[string]set, key string) {
+		if s := change(m[key]); len(s) > 0 {
+			m[key] = s
+		} else {
+			delete(m, key)
+		}
+	}
+	if f.dids != nil {
+		for did := range f.dids {
+			in(x.dids, did)
+		}
+		return
+	}
+	x.open = change(x.open)
+	if f.collections == nil && f.prefixes == nil {
+		x.everything = change(x.everything)
+	}
+	for name := range f.collections {
+		in(x.collections, name)
+	}
+	for _, prefix := range f.prefixes {
+		in(x.prefixes, prefix)
+	}
+}
+
+// dispatch calls wake for the subscribers that want an event of the chunk, possibly
+// several times for one.
+func (x *interest) dispatch(c *eventlog.Chunk, wake func(*subscriber)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	// The size of the smallest event of each collection, of all commits, and of those that
+	// any filter of collections lets through; 0: there is none. (A payload is never empty.)
+	least := func(to *int, size int) {
+		if *to == 0 || size < *to {
+			*to = size
+		}
+	}
+	x.smallest = append(x.smallest[:0], make([]int, len(c.Collections))...)
+	commits, others := 0, 0
+	for i := range c.Entries {
+		e := &c.Entries[i]
+		if e.Kind == event.KindSync {
+			continue
+		}
+		size := payloadSize(c, i)
+		if e.Kind == event.KindCommit {
+			least(&commits, size)
+			least(&x.smallest[e.Collection], size)
+		} else {
+			least(&others, size)
+		}
+		if len(x.dids) > 0 {
+			for _, sub := range x.dids[c.DIDs[e.DID]] {
+				if f := sub.filter.Load(); f.fits(size) && (e.Kind != event.KindCommit || f.wantsCollection(c.Collections[e.Collection])) {
+					wake(sub)
+				}
+			}
+		}
+	}
+	all := func(s set, smallest int) {
+		if smallest == 0 {
+			return
+		}
+		for _, sub := range s {
+			if sub.filter.Load().fits(smallest) {
+				wake(sub)
+			}
+		}
+	}
+	all(x.open, others)
+	all(x.everything, commits)
+	for i, name := range c.Collections {
+		all(x.collections[name], x.smallest[i])
+		if len(x.prefixes) == 0 {
+			continue
+		}
+		for at := 0; ; {
+			dot := strings.IndexByte(name[at:], '.')
+			if dot < 0 {
+				break
+			}
+			at += dot + 1
+			all(x.prefixes[name[:at]], x.smallest[i])
+		}
+	}
+}
+
+// everyone calls wake for all subscribers, possibly several times for one.
+func (x *interest) everyone(wake func(*subscriber)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, sub := range x.open {
+		wake(sub)
+	}
+	for _, s := range x.dids {
+		for _, sub := range s {
+			wake(sub)
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package subscribe
+
+import (
+	"net"
+	"runtime"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"slipstream/pkg/event"
+)
+
+// The states of a subscriber. Writing to it is a role that one goroutine at a time has:
+// who takes it from a resting state owns the fields that say so, and the socket. It is the
+// fan-out for who is caught up, and otherwise a goroutine that lasts as long as there is
+// something to send.
+const (
+	parked  = iota // caught up; a chunk that concerns it, or a control frame, ends that
+	waiting        // for its hello, or because of its rate; a chunk does not end that
+	writing        // somebody has the role
+	over           // nothing will be written any more
+)
+
+// outcome is what has come of a step of the writing role.
+type outcome uint8
+
+const (
+	rested  outcome = iota // the role was given back
+	more                   // there may be more to do at once
+	blocked                // the socket is full
+	done                   // over
+)
+
+// take takes the role from a resting subscriber.
+func (s *subscriber) take() bool {
+	return s.state.CompareAndSwap(parked, writing) || s.state.CompareAndSwap(waiting, writing)
+}
+
+// rest gives the role back.
+func (s *subscriber) rest(to int32) outcome {
+	at := s.at
+	s.state.Store(to)
+	// Whatever came while the role was taken has woken nobody.
+	if s.box.pending() || s.dead.Load() || s.srv.closing.Load() ||
+		to == parked && event.Cursor(s.srv.fan.published.Load()) > at || to == waiting && s.nudged.Swap(false) {
+		if s.state.CompareAndSwap(to, writing) {
+			return more
+		}
+	}
+	return rested
+}
+
+// wake is called when there is something to do for the role other than a chunk.
+func (s *subscriber) wake() {
+	if s.take() {
+		go s.run(more)
+	}
+}
+
+// nudge ends what a waiting subscriber waits for.
+func (s *subscriber) nudge() {
+	s.nudged.Store(true)
+	s.wake()
+}
+
+// step does for a subscriber, whose role the caller has, what can be done without waiting.
+// Then the role has been given back, or a goroutine has it.
+func (s *subscriber) step(w *writer) {
+	o := s.advances(w)
+	w.drop()
+	if o == more || o == blocked {
+		go s.run(o)
+	}
+}
+
+// run has the role until there is no more to send for now. It begins with what the last
+// step left it.
+func (s *subscriber) run(o outcome) {
+	for {
+		switch o {
+		case rested, done:
+			return
+		case blocked:
+			// Holding nothing but what is left of one message.
+			s.stuck.Store(true)
+			err := s.socket.wait()
+			s.stuck.Store(false)
+			if err != nil {
+				s.finish()
+				return
+			}
+		}
+		s.srv.turns <- struct{}{}
+		w := newWriter()
+		o = s.advances(w)
+		w.release()
+		<-s.srv.turns
+	}
+}
+
+// turns returns how many subscribers that go on by themselves may read the log and write
+// at the same moment: enough for a disk that answers several at once. However many replay,
+// no more than these hold payloads in memory, and the fan-out finds a processor.
+func turns() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
+
+// advances takes a few steps, as long as there is more.
+func (s *subscriber) advances(w *writer) (o outcome) {
+	for range 4 {
+		if o = s.advance(w); o != more {
+			break
+		}
+	}
+	return o
+}
+
+// finish ends the role for good.
+func (s *subscriber) finish() outcome {
+	if s.tail = nil; s.timer != nil {
+		s.timer.Stop()
+	}
+	s.state.Store(over)
+	// Whatever the reason, no more will be sent. The reader goes on for a moment, for the
+	// peer's close frame.
+	s.raw.SetReadDeadline(time.Now().Add(closeLinger))
+	closeWrite(s.raw)
+	close(s.written)
+	return done
+}
+
+// advance does one step: what is left of the message that was cut, control frames, one
+// write of events. A step waits for nothing but the event log.
+func (s *subscriber) advance(w *writer) outcome {
+	if s.srv.closing.Load() {
+		s.box.close(websocket.CloseGoingAway, "the server is shutting down; reconnect with your last time_us as cursor")
+	}
+	for {
+		if s.dead.Load() {
+			return s.finish()
+		}
+		if len(s.tail) > 0 {
+			n, full, err := s.write(net.Buffers{s.tail})
+			if err != nil {
+				return s.finish()
+			}
+			if s.tail = s.tail[n:]; full {
+				return blocked
+			}
+		}
+		s.tail = nil
+		if s.last {
+			return s.finish()
+		}
+		if s.tail, s.last = s.box.take(); len(s.tail) == 0 {
+			break
+		}
+	}
+	if !s.begun {
+		if !s.greeted.Load() {
+			return s.rest(waiting)
+		}
+		s.begun = true
+		s.at = s.begin()
+		s.from = s.at
+		s.position.Store(int64(s.at))
+	}
+	wait, end, err := w.gather(s)
+	if err != nil {
+		s.end(err)
+		return more
+	}
+	if len(w.bufs) == 0 {
+		w.commit(s)
+		switch {
+		case wait > 0:
+			if s.timer == nil {
+				s.timer = time.AfterFunc(wait, s.nudge)
+			} else {
+				s.timer.Reset(wait)
+			}
+			return s.rest(waiting)
+		case end:
+			return s.rest(parked)
+		}
+		return more // chunks without a match: there is more to read
+	}
+	n, full, err := s.write(w.bufs)
+	if err != nil {
+		return s.finish()
+	}
+	if n == w.size {
+		w.commit(s)
+		s.window = min(2*s.window, writeBytes)
+	} else {
+		w.cut(s, n)
+		s.window = max(n, leastWindow)
+	}
+	if full {
+		return blocked
+	}
+	return more
+}
+
+// leastWindow is what is gathered at least for a subscriber whose socket took little.
+const leastWindow = 16 << 10
+
+// write writes buffers to the socket, as far as it takes them.
+func (s *subscriber) write(bufs net.Buffers) (n int, full bool, err error) {
+	n, full, err = s.socket.write(bufs)
+	s.sentBytes.Add(int64(n))
+	s.srv.metrics.bytes.Add(float64(n))
+	return n, full, err
+}

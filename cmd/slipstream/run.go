@@ -84,9 +84,13 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Log: events, Client: client, URL: cfg.UpstreamURL, Compressor: compressor, Linger: cfg.Linger, Workers: cfg.Workers,
 		From: cfg.UpstreamCursor, Override: cfg.OverrideCursor, Logger: log, Registerer: registry,
 	})
+	files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
 	server, err := subscribe.New(subscribe.Config{
 		Log: events, Compressor: compressor, Dictionaries: dictionaries.All(), Version: buildVersion(),
-		StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate, Logger: log, Registerer: registry,
+		StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate,
+		MaxSubscribers: files.consumers, MaxSubscribersPerIP: cfg.MaxSubscribersPerIP,
+		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies,
+		Logger: log, Registerer: registry,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close())
@@ -110,11 +114,19 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	stopLog, logDone := part(events.Run)
 	stopServer, serverDone := part(server.Run)
 	stopHTTP, httpDone := part(func(ctx context.Context) error {
-		return serveHTTP(ctx, []site{{public, server.Handler()}, {admin, adminHandler(registry, client, events)}}, log)
+		return serveHTTP(ctx, []site{
+			{public, server.Handler(), newLobby(files.lobby, registry, log).state},
+			{admin, adminHandler(registry, client, events), nil},
+		}, log)
 	})
 	stopIngest, ingestDone := part(ingester.Run)
+	if files.needed > files.limit {
+		log.Warn("the limit of file descriptors is too low: raise it (ulimit -n; LimitNOFILE= in systemd)",
+			"limit", files.limit, "needed", files.needed, "max_subscribers", files.consumers)
+	}
 	log.Info("listening", "version", buildVersion(), "consumers", public.Addr(), "metrics", admin.Addr(),
-		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", compressor.ID(), "last_cursor", events.Last())
+		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", compressor.ID(), "last_cursor", events.Last(),
+		"max_subscribers", files.consumers, "descriptors", files.limit)
 
 	<-ctx.Done()
 	begin := time.Now()
@@ -209,6 +221,7 @@ func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
 type site struct {
 	listener net.Listener
 	handler  http.Handler
+	state    func(net.Conn, http.ConnState) // told of every connection; nil: nobody is
 }
 
 // serveHTTP serves until ctx ends.
@@ -218,7 +231,8 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 	var servers []*http.Server
 	for _, s := range sites {
 		server := &http.Server{
-			Handler: s.handler,
+			Handler:   s.handler,
+			ConnState: s.state,
 			// A handshake is one request of at most a few hundred KB.
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       time.Minute,
@@ -227,7 +241,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 		}
 		servers = append(servers, server)
 		group.Go(func() {
-			if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := server.Serve(&listener{Listener: s.listener, log: log}); !errors.Is(err, http.ErrServerClosed) {
 				errs <- fmt.Errorf("serve %s: %w", s.listener.Addr(), err)
 			}
 		})

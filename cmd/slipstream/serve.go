@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v3"
@@ -20,21 +22,25 @@ import (
 // Config is what the daemon can be told. Each field is a flag; the flag's help is its
 // documentation.
 type Config struct {
-	UpstreamURL       string
-	UpstreamCursor    *firehose.Seq
-	OverrideCursor    *firehose.Seq
-	ListenAddr        string
-	MetricsListenAddr string
-	DataDir           string
-	EventTTL          time.Duration
-	Linger            time.Duration
-	Workers           int
-	WindowBytes       int64
-	MaxSubRate        float64
-	StallTimeout      time.Duration
-	ZstdDictionary    string
-	LogLevel          slog.Level
-	LogFormat         string
+	UpstreamURL         string
+	UpstreamCursor      *firehose.Seq
+	OverrideCursor      *firehose.Seq
+	ListenAddr          string
+	MetricsListenAddr   string
+	DataDir             string
+	EventTTL            time.Duration
+	Linger              time.Duration
+	Workers             int
+	WindowBytes         int64
+	MaxSubRate          float64
+	MaxSubscribers      int
+	MaxSubscribersPerIP int
+	MaxFilterDIDs       int
+	TrustedProxies      []netip.Prefix
+	StallTimeout        time.Duration
+	ZstdDictionary      string
+	LogLevel            slog.Level
+	LogFormat           string
 }
 
 func serveCommand() *cli.Command {
@@ -72,6 +78,17 @@ func serveCommand() *cli.Command {
 				Usage: "`bytes` of the newest events kept in memory"},
 			&cli.FloatFlag{Name: "max-sub-rate", Sources: env("MAX_SUB_RATE", "MAX_SUB_RATE"), HideDefault: true,
 				Usage: "`events` per second and consumer, live and replayed; 0: no limit (default: 0)"},
+			&cli.IntFlag{Name: "max-subscribers", Sources: env("MAX_SUBSCRIBERS"), HideDefault: true,
+				Usage: "most `consumers` at a time; 0: what the descriptor limit (ulimit -n) has room for (default: 0)"},
+			// Far more than the bots behind one NAT need, since one connection can take 10,000
+			// DIDs; little enough that no single address can take a server of the usual
+			// descriptor limits for itself.
+			&cli.IntFlag{Name: "max-subscribers-per-ip", Value: 1000, Sources: env("MAX_SUBSCRIBERS_PER_IP"),
+				Usage: "most `consumers` from one address (of IPv6: a /64); proxies, loopback and private networks do not count; 0: no limit"},
+			&cli.IntFlag{Name: "max-filter-dids", Value: 2_000_000, Sources: env("MAX_FILTER_DIDS"),
+				Usage: "most `DIDs` that the filters of all consumers together may name, some 100 bytes of memory each"},
+			&cli.StringSliceFlag{Name: "trusted-proxies", Sources: env("TRUSTED_PROXIES"),
+				Usage: "`addresses` or CIDR networks of proxies whose X-Forwarded-For is believed; repeatable, or joined with commas (default: none)"},
 			&cli.DurationFlag{Name: "stall-timeout", Value: 2 * time.Minute, Sources: env("STALL_TIMEOUT"),
 				Usage: "how long a consumer may take nothing at all before it is disconnected"},
 			&cli.StringFlag{Name: "zstd-dictionary", Sources: env("ZSTD_DICTIONARY"),
@@ -95,17 +112,20 @@ func serveCommand() *cli.Command {
 // configOf reads and checks the flags. Its errors name the flag.
 func configOf(cmd *cli.Command) (Config, error) {
 	cfg := Config{
-		ListenAddr:        cmd.String("listen-addr"),
-		MetricsListenAddr: cmd.String("metrics-listen-addr"),
-		DataDir:           cmd.String("data-dir"),
-		EventTTL:          cmd.Duration("event-ttl"),
-		Linger:            cmd.Duration("linger"),
-		Workers:           cmd.Int("worker-count"),
-		WindowBytes:       cmd.Int64("window-bytes"),
-		MaxSubRate:        cmd.Float("max-sub-rate"),
-		StallTimeout:      cmd.Duration("stall-timeout"),
-		ZstdDictionary:    cmd.String("zstd-dictionary"),
-		LogFormat:         cmd.String("log-format"),
+		ListenAddr:          cmd.String("listen-addr"),
+		MetricsListenAddr:   cmd.String("metrics-listen-addr"),
+		DataDir:             cmd.String("data-dir"),
+		EventTTL:            cmd.Duration("event-ttl"),
+		Linger:              cmd.Duration("linger"),
+		Workers:             cmd.Int("worker-count"),
+		WindowBytes:         cmd.Int64("window-bytes"),
+		MaxSubRate:          cmd.Float("max-sub-rate"),
+		MaxSubscribers:      cmd.Int("max-subscribers"),
+		MaxSubscribersPerIP: cmd.Int("max-subscribers-per-ip"),
+		MaxFilterDIDs:       cmd.Int("max-filter-dids"),
+		StallTimeout:        cmd.Duration("stall-timeout"),
+		ZstdDictionary:      cmd.String("zstd-dictionary"),
+		LogFormat:           cmd.String("log-format"),
 	}
 	var err error
 	if cfg.UpstreamURL, err = firehose.ParseURL(cmd.String("upstream-url")); err != nil {
@@ -116,6 +136,9 @@ func configOf(cmd *cli.Command) (Config, error) {
 	}
 	if cfg.OverrideCursor, err = seqFlag(cmd, "override-upstream-cursor"); err != nil {
 		return cfg, err
+	}
+	if cfg.TrustedProxies, err = prefixes(cmd.StringSlice("trusted-proxies")); err != nil {
+		return cfg, fmt.Errorf("--trusted-proxies %w", err)
 	}
 	if err := cfg.LogLevel.UnmarshalText([]byte(cmd.String("log-level"))); err != nil {
 		return cfg, fmt.Errorf("--log-level %q: use debug, info, warn or error", cmd.String("log-level"))
@@ -133,6 +156,9 @@ func configOf(cmd *cli.Command) (Config, error) {
 		{"worker-count", cfg.Workers < 0, "use a positive number, or 0 for the number of CPUs"},
 		{"window-bytes", cfg.WindowBytes < 1<<20, "use at least 1048576 (1 MiB)"},
 		{"max-sub-rate", !(cfg.MaxSubRate >= 0) || math.IsInf(cfg.MaxSubRate, 0), "use a number of events per second, or 0 for no limit"},
+		{"max-subscribers", cfg.MaxSubscribers < 0, "use a positive number, or 0 for what the descriptor limit has room for"},
+		{"max-subscribers-per-ip", cfg.MaxSubscribersPerIP < 0, "use a positive number, or 0 for no limit"},
+		{"max-filter-dids", cfg.MaxFilterDIDs <= 0, "use a positive number"},
 		{"stall-timeout", cfg.StallTimeout < time.Second, "use at least 1s"},
 		{"log-format", cfg.LogFormat != "text" && cfg.LogFormat != "json", "use text or json"},
 	} {
@@ -155,6 +181,27 @@ func seqFlag(cmd *cli.Command, name string) (*firehose.Seq, error) {
 	}
 	seq := firehose.Seq(n)
 	return &seq, nil
+}
+
+// prefixes reads addresses and networks.
+func prefixes(texts []string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, text := range texts {
+		text = strings.TrimSpace(text)
+		p, err := netip.ParsePrefix(text)
+		if addr, addrErr := netip.ParseAddr(text); addrErr == nil && addr.Zone() == "" {
+			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		// Peers are compared in their short form, in which no IPv4 address is an IPv6 one.
+		if err == nil && p.Addr().Is4In6() {
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		if err != nil || !p.IsValid() {
+			return nil, fmt.Errorf("%q: use addresses, or networks like 10.0.0.0/8 or 2001:db8::/32", text)
+		}
+		all = append(all, p.Masked())
+	}
+	return all, nil
 }
 
 func validAddr(s string) bool {

@@ -259,6 +259,18 @@ func TestBadFlags(t *testing.T) {
 		{"max-sub-rate", "-1", []string{"SLIPSTREAM_MAX_SUB_RATE", "JETSTREAM_MAX_SUB_RATE"}},
 		{"max-sub-rate", "NaN", nil},
 		{"max-sub-rate", "+Inf", nil},
+		{"max-subscribers", "many", []string{"SLIPSTREAM_MAX_SUBSCRIBERS"}},
+		{"max-subscribers", "-1", []string{"SLIPSTREAM_MAX_SUBSCRIBERS"}},
+		{"max-subscribers-per-ip", "1e3", []string{"SLIPSTREAM_MAX_SUBSCRIBERS_PER_IP"}},
+		{"max-subscribers-per-ip", "-1", []string{"SLIPSTREAM_MAX_SUBSCRIBERS_PER_IP"}},
+		{"max-filter-dids", "2M", []string{"SLIPSTREAM_MAX_FILTER_DIDS"}},
+		{"max-filter-dids", "0", []string{"SLIPSTREAM_MAX_FILTER_DIDS"}},
+		{"trusted-proxies", "proxy.example", []string{"SLIPSTREAM_TRUSTED_PROXIES"}},
+		{"trusted-proxies", "10.0.0.0/8,10.0.0.0/33", []string{"SLIPSTREAM_TRUSTED_PROXIES"}},
+		{"trusted-proxies", "10.0.0.1:80", nil},
+		{"trusted-proxies", "fe80::1%eth0", nil},
+		{"trusted-proxies", "::ffff:0.0.0.0/95", nil},
+		{"trusted-proxies", "10.0.0.1,", nil},
 		{"stall-timeout", "2", []string{"SLIPSTREAM_STALL_TIMEOUT"}},
 		{"stall-timeout", "10ms", []string{"SLIPSTREAM_STALL_TIMEOUT"}},
 		{"zstd-dictionary", filepath.Join(nowhere, "dictionary"), []string{"SLIPSTREAM_ZSTD_DICTIONARY"}},
@@ -338,6 +350,11 @@ func TestEnvironment(t *testing.T) {
 		{"SLIPSTREAM_WINDOW_BYTES", "2097152", func(c Config) any { return c.WindowBytes }, 2 << 20},
 		{"SLIPSTREAM_MAX_SUB_RATE", "0.5", func(c Config) any { return c.MaxSubRate }, 0.5},
 		{"JETSTREAM_MAX_SUB_RATE", "5000", func(c Config) any { return c.MaxSubRate }, 5000},
+		{"SLIPSTREAM_MAX_SUBSCRIBERS", "500", func(c Config) any { return c.MaxSubscribers }, 500},
+		{"SLIPSTREAM_MAX_SUBSCRIBERS_PER_IP", "0", func(c Config) any { return c.MaxSubscribersPerIP }, 0},
+		{"SLIPSTREAM_MAX_FILTER_DIDS", "10000", func(c Config) any { return c.MaxFilterDIDs }, 10_000},
+		{"SLIPSTREAM_TRUSTED_PROXIES", "10.1.2.3/8, ::1,::ffff:192.0.2.1,::ffff:172.16.0.0/108", func(c Config) any { return c.TrustedProxies },
+			"[10.0.0.0/8 ::1/128 192.0.2.1/32 172.16.0.0/12]"},
 		{"SLIPSTREAM_STALL_TIMEOUT", "9s", func(c Config) any { return c.StallTimeout }, 9 * time.Second},
 		{"SLIPSTREAM_ZSTD_DICTIONARY", "/d", func(c Config) any { return c.ZstdDictionary }, "/d"},
 		{"SLIPSTREAM_LOG_LEVEL", "DEBUG", func(c Config) any { return c.LogLevel }, slog.LevelDebug},
@@ -350,6 +367,12 @@ func TestEnvironment(t *testing.T) {
 			}
 		})
 	}
+	t.Run("repeated", func(t *testing.T) {
+		cfg := config(t, "--trusted-proxies", "10.0.0.0/8", "--trusted-proxies", "192.0.2.1,192.0.2.2")
+		if got, want := fmt.Sprint(cfg.TrustedProxies), "[10.0.0.0/8 192.0.2.1/32 192.0.2.2/32]"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
 	t.Run("order", func(t *testing.T) {
 		t.Setenv("JETSTREAM_EVENT_TTL", "2h")
 		t.Setenv("SLIPSTREAM_EVENT_TTL", "3h")

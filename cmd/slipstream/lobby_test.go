@@ -1,0 +1,179 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"slipstream/pkg/simrelay"
+)
+
+// isClosed reports whether the other end of a pipe has been closed.
+func isClosed(c net.Conn) bool {
+	c.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_, err := c.Read(make([]byte, 1))
+	return err == io.EOF
+}
+
+func TestLobby(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said strings.Builder
+		l := newLobby(2, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(&said, nil)))
+		var ours, theirs [6]net.Conn
+		for i := range ours {
+			ours[i], theirs[i] = net.Pipe()
+		}
+		begin := time.Now()
+		admitted := func(i int, after time.Duration) {
+			t.Helper()
+			l.state(ours[i], http.StateNew)
+			if got := time.Since(begin).Round(100 * time.Millisecond); got != after {
+				t.Errorf("connection %d was admitted after %v, want %v", i, got, after)
+			}
+		}
+		admitted(0, 0)
+		admitted(1, 0)
+		// Two are inside: who comes waits for one of them to become a subscriber, or to go.
+		time.AfterFunc(time.Second, func() { l.state(ours[1], http.StateHijacked) })
+		admitted(2, time.Second)
+		// The oldest has been there for two seconds while nobody else has moved on.
+		admitted(3, 2*time.Second)
+		for i, want := range []bool{true, false, false, false} {
+			if got := isClosed(theirs[i]); got != want {
+				t.Errorf("connection %d: closed %v, want %v", i, got, want)
+			}
+		}
+		l.state(ours[0], http.StateClosed) // as net/http says then
+		time.AfterFunc(500*time.Millisecond, func() { l.state(ours[2], http.StateClosed) })
+		admitted(4, 2500*time.Millisecond)
+		// Whoever has been inside for long makes room at once, and only one is told of.
+		time.Sleep(10 * time.Second)
+		begin = time.Now()
+		admitted(5, 0)
+		if isClosed(theirs[4]) || !isClosed(theirs[3]) {
+			t.Error("not the oldest was closed")
+		}
+		for _, i := range []int{3, 4, 5, 5} {
+			l.state(ours[i], http.StateClosed)
+		}
+		if l.order.Len()+len(l.index) != 0 {
+			t.Errorf("%d and %d are inside when all have left", l.order.Len(), len(l.index))
+		}
+		if n := strings.Count(said.String(), "\n"); n != 1 {
+			t.Errorf("it says:\n%s", &said)
+		}
+		for i := range ours {
+			ours[i].Close()
+			theirs[i].Close()
+		}
+	})
+}
+
+// A crowd of connections that never finish their request does not keep a consumer out
+// for long, and when it goes nothing of it stays.
+func TestSlowHandshakes(t *testing.T) {
+	t.Parallel() // it waits, mostly
+	_, upstream := startRelay(t, simrelay.Config{Seed: 91, Loop: 10, Total: 10})
+	addr, metrics := freeAddr(t), freeAddr(t)
+	p := limitedProcess(t, "-n 4096", "serve", "--upstream-url", upstream, "--data-dir", t.TempDir(),
+		"--listen-addr", addr, "--metrics-listen-addr", metrics)
+	waitHealthy(t, addr)
+	http.DefaultClient.CloseIdleConnections()
+	places := 4096 / 8
+	before := scrape(t, metrics)["process_open_fds"]
+	var crowd []net.Conn
+	come := func(n int) {
+		for range n {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			crowd = append(crowd, c)
+			io.WriteString(c, "GET /subscribe HTTP/1.1\r\nHost: x\r\n")
+		}
+	}
+	leave := func() {
+		for _, c := range crowd {
+			c.Close()
+		}
+		crowd = nil
+	}
+	defer leave()
+	come(places + 200)
+	begin := time.Now()
+	dialer := websocket.Dialer{HandshakeTimeout: 9 * time.Second} // less than the header timeout
+	ws, _, err := dialer.Dial("ws://"+addr+"/subscribe", nil)
+	if err != nil {
+		t.Fatalf("a consumer is kept out: %v; the process said:\n%s", err, p.stderr)
+	}
+	defer ws.Close()
+	t.Logf("the consumer got in after %v", time.Since(begin).Round(time.Millisecond))
+	m := scrape(t, metrics)
+	if m["slipstream_http_connections_refused_total"] < 200 || m["slipstream_subscribers"] != 1 {
+		t.Errorf("%v connections were refused, %v subscribers are there", m["slipstream_http_connections_refused_total"], m["slipstream_subscribers"])
+	}
+	if got := m["process_open_fds"]; got > before+float64(places)+20 {
+		t.Errorf("%v descriptors are open, %v were", got, before)
+	}
+	if n := strings.Count(p.stderr.String(), "ask for nothing"); n != 1 {
+		t.Errorf("%d lines tell of it", n)
+	}
+	leave()
+	waitFor(t, "the crowd's end", func() bool { return scrape(t, metrics)["process_open_fds"] <= before+10 })
+	if got := scrape(t, metrics)["slipstream_subscribers"]; got != 1 {
+		t.Errorf("%v subscribers are left", got)
+	}
+	// A full lobby does not hold up the end.
+	ws.Close()
+	come(places + 10)
+	p.signal(syscall.SIGTERM)
+	if err := p.wait(); err != nil {
+		t.Errorf("%v; the process said:\n%s", err, p.stderr)
+	}
+}
+
+// Far more honest handshakes at once than there are places are all served.
+func TestHandshakeStorm(t *testing.T) {
+	_, upstream := startRelay(t, simrelay.Config{Seed: 92, Loop: 10, Total: 10})
+	addr, metrics := freeAddr(t), freeAddr(t)
+	limitedProcess(t, "-n 2048", "serve", "--upstream-url", upstream, "--data-dir", t.TempDir(),
+		"--listen-addr", addr, "--metrics-listen-addr", metrics)
+	waitHealthy(t, addr)
+	const consumers = 600 // of 692, in a lobby of 256
+	start, errs := make(chan struct{}), make(chan error, consumers)
+	all := make(chan *websocket.Conn, consumers)
+	for range consumers {
+		go func() {
+			<-start
+			ws, _, err := websocket.DefaultDialer.Dial("ws://"+addr+"/subscribe", nil)
+			if err == nil {
+				all <- ws
+			}
+			errs <- err
+		}()
+	}
+	close(start)
+	for range consumers {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	close(all)
+	m := scrape(t, metrics)
+	if m["slipstream_http_connections_refused_total"] != 0 || m["slipstream_subscribers"] != consumers {
+		t.Errorf("%v connections were refused, %v subscribers are there", m["slipstream_http_connections_refused_total"], m["slipstream_subscribers"])
+	}
+	for ws := range all {
+		ws.Close()
+	}
+	waitFor(t, "their end", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == 0 })
+}

@@ -16,6 +16,7 @@ import (
 
 	"slipstream/pkg/event"
 	"slipstream/pkg/eventlog"
+	"slipstream/pkg/subscribe"
 )
 
 // drainEnv makes the test binary a crowd of consumers: "<address> <query> <how many>
@@ -169,5 +170,126 @@ func BenchmarkReplay(b *testing.B) {
 			b.ReportMetric(float64(cpu(b)-begin)/n, "cpu-ns/event")
 			b.ReportMetric(float64(bytes[query])/events, "bytes/event")
 		})
+	}
+}
+
+// mixture is a chunk of the usual collections, in the usual shares, each event by another
+// account.
+func mixture(w *world, n int) *eventlog.Chunk {
+	collections := []string{"app.bsky.feed.like", "app.bsky.feed.like", "app.bsky.feed.like", "app.bsky.feed.like", "app.bsky.feed.post",
+		"app.bsky.graph.follow", "app.bsky.feed.repost", "app.bsky.feed.like", "app.bsky.graph.block", "app.bsky.feed.like"}
+	for i := range n {
+		w.feed.add(event.KindCommit, fmt.Sprintf("did:plc:%024d", i*7919), collections[i%len(collections)], "a text")
+	}
+	return w.feed.seal(w.log.Last())
+}
+
+// BenchmarkDispatch looks a chunk of 20 events up in the interest index. Its time is per
+// event, for all consumers together.
+func BenchmarkDispatch(b *testing.B) {
+	for _, filter := range []struct {
+		name  string
+		query func(i int) string
+	}{
+		{"nothing", func(i int) string { return fmt.Sprintf("wantedDids=did:web:none%d.example", i) }},
+		{"everything", func(i int) string { return "" }},
+		{"posts", func(i int) string { return "wantedCollections=app.bsky.feed.post" }},
+		{"rare", func(i int) string { return fmt.Sprintf("wantedCollections=org.rare%d.*", i%500) }},
+	} {
+		for _, consumers := range []int{1000, 10_000} {
+			b.Run(fmt.Sprintf("filter=%s/consumers=%d", filter.name, consumers), func(b *testing.B) {
+				w := newWorld(b, nil)
+				c := mixture(w, 20)
+				for i := range consumers {
+					w.srv.NewPuller(filter.query(i), 0).Join()
+				}
+				b.ReportAllocs()
+				n := 0
+				for b.Loop() {
+					n += w.srv.Dispatch(c)
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/20, "ns/event")
+				b.ReportMetric(float64(n)/float64(b.N)/20, "named/event")
+			})
+		}
+	}
+}
+
+// BenchmarkMatch passes events by a filter that wants none of them, as a replay does.
+func BenchmarkMatch(b *testing.B) {
+	for _, filter := range []struct{ name, query string }{
+		{"collection", "wantedCollections=com.example.none"},
+		{"did", "wantedDids=did:plc:none"},
+		{"dids10000", repeat("wantedDids", "did:plc:x%023d", 10_000)},
+		{"size", "maxMessageSizeBytes=1"},
+	} {
+		for _, size := range []int{20, 500} {
+			b.Run(fmt.Sprintf("filter=%s/chunk=%d", filter.name, size), func(b *testing.B) {
+				w := newWorld(b, nil)
+				c := mixture(w, size)
+				p := w.srv.NewPuller(filter.query, 0)
+				b.ReportAllocs()
+				for b.Loop() {
+					if n := p.Match(c); n != 0 {
+						b.Fatal(n)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(size), "ns/event")
+			})
+		}
+	}
+}
+
+// BenchmarkWrite writes a number of runs to a socket over loopback: as they are, or copied
+// together first. The reader is in this process: its part is the same for both.
+func BenchmarkWrite(b *testing.B) {
+	for _, size := range []int{500, 2000, 8000} {
+		for _, runs := range []int{1, 2, 5, 20, 100} {
+			for _, how := range []string{"vectored", "copied"} {
+				b.Run(fmt.Sprintf("bytes=%d/runs=%d/%s", size, runs, how), func(b *testing.B) {
+					l, err := net.Listen("tcp", "127.0.0.1:0")
+					if err != nil {
+						b.Fatal(err)
+					}
+					defer l.Close()
+					client, err := net.Dial("tcp", l.Addr().String())
+					if err != nil {
+						b.Fatal(err)
+					}
+					defer client.Close()
+					server, err := l.Accept()
+					if err != nil {
+						b.Fatal(err)
+					}
+					defer server.Close()
+					go io.Copy(io.Discard, client)
+					s := subscribe.NewSocket(server)
+					// Runs lie apart, as those of a filter do.
+					chunk := make([]byte, 4*size*runs)
+					var bufs, whole net.Buffers
+					for i := range runs {
+						bufs = append(bufs, chunk[4*size*i:][:size])
+					}
+					var copied []byte
+					b.SetBytes(int64(size * runs))
+					b.ReportAllocs()
+					begin := cpu(b)
+					for b.Loop() {
+						whole = append(whole[:0], bufs...)
+						if how == "copied" {
+							copied = copied[:0]
+							for _, run := range bufs {
+								copied = append(copied, run...)
+							}
+							whole = append(whole[:0], copied)
+						}
+						if err := s.Write(whole); err != nil {
+							b.Fatal(err)
+						}
+					}
+					b.ReportMetric(float64(cpu(b)-begin)/float64(b.N), "cpu-ns/op")
+				})
+			}
+		}
 	}
 }

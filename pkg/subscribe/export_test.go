@@ -1,12 +1,14 @@
 package subscribe
 
 import (
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"time"
 
 	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
 )
 
 // Blocked returns how many subscribers have a write under way for which the socket has
@@ -46,8 +48,18 @@ func (s *Server) Closing() int {
 	return n
 }
 
-// Behind is the metric.
-func (s *Server) Behind() int { return s.behind() }
+// Behind returns how many subscribers are behind by any class.
+func (s *Server) Behind() (n int) {
+	for _, k := range s.lags().classes {
+		n += k
+	}
+	return n
+}
+
+// TellLag logs who is behind.
+func (s *Server) TellLag() {
+	new(lagLog).tell(s, time.Now())
+}
 
 // Puller is the writing role of a subscriber without a connection.
 type Puller struct {
@@ -85,7 +97,7 @@ func (p *Puller) Pull(room func(size int) int) (got []byte, runs int, parked boo
 	if err != nil {
 		return nil, 0, false, err
 	}
-	got, runs = slices.Concat(p.w.bufs...), len(p.w.bufs)
+	got, runs = slices.Concat(p.w.buffers()...), len(p.w.runs)
 	if n := room(len(got)); n < len(got) {
 		p.w.cut(p.s, n)
 		return got[:n], runs, false, nil
@@ -154,4 +166,56 @@ func (s *Server) Interests() int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return len(x.open) + len(x.everything) + len(x.collections) + len(x.prefixes) + len(x.dids)
+}
+
+// Join puts the puller into the interest index.
+func (p *Puller) Join() {
+	f := p.s.filter.Swap(nil)
+	p.s.srv.interest.set(p.s, f)
+}
+
+// Dispatch looks a chunk up in the interest index and returns how many it names,
+// possibly several times each.
+func (s *Server) Dispatch(c *eventlog.Chunk) (n int) {
+	s.interest.dispatch(c, func(*subscriber) { n++ })
+	return n
+}
+
+// Match returns how many events of a chunk the puller's filter wants.
+func (p *Puller) Match(c *eventlog.Chunk) (n int) {
+	p.w.matcher.reset(p.s.filter.Load(), c)
+	for i := range c.Entries {
+		if p.w.matcher.wants(i) {
+			n++
+		}
+	}
+	return n
+}
+
+// Socket is a connection as the writing role sees it.
+type Socket struct{ s socket }
+
+// NewSocket makes one.
+func NewSocket(c net.Conn) Socket { return Socket{newSocket(c)} }
+
+// Write writes everything.
+func (s Socket) Write(bufs net.Buffers) error {
+	for len(bufs) > 0 {
+		n, full, err := s.s.write(bufs)
+		if err != nil {
+			return err
+		}
+		for len(bufs) > 0 && n >= len(bufs[0]) {
+			n, bufs = n-len(bufs[0]), bufs[1:]
+		}
+		if n > 0 {
+			bufs[0] = bufs[0][n:]
+		}
+		if full {
+			if err := s.s.wait(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

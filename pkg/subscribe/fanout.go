@@ -49,7 +49,9 @@ func (f *fanout) run(ctx context.Context) {
 	for {
 		begin := time.Now()
 		grown, err := f.round()
-		next := begin.Add(min(share*time.Since(begin), maxPause))
+		took := time.Since(begin)
+		f.srv.metrics.rounds.Observe(took.Seconds())
+		next := begin.Add(min(share*took, maxPause))
 		if err != nil && !errors.Is(err, eventlog.ErrClosed) {
 			f.srv.complain(event.Cursor(f.published.Load()), err)
 			next = begin.Add(time.Second)

@@ -16,10 +16,11 @@ import (
 // whether it is caught up or not. Being parked is a state of its own (see parked), so that
 // waking it and putting it back touches none of the sets: a filter may name 10,000 DIDs.
 //
-// The sets are slices. A compressed bitmap (RoaringBitmap) of subscriber numbers was tried
-// for them: it unites the sets of a chunk faster than slices are walked, but then every
-// change of state has to go through one more shared structure, and walking is a hundredth
-// of what the writes cost that follow (BenchmarkDispatch).
+// The sets are slices. Walking them costs 1 to 4 ns for each subscriber that they name
+// (BenchmarkDispatch), a thousandth of the write that follows. With RoaringBitmaps of
+// subscriber numbers instead, uniting those of ten collections with the one of who is parked
+// and walking the result took 10 to 19 ns for each, and taking one out of the parked and
+// putting it back 46: nothing is left to win where the fastest part is the simplest.
 type interest struct {
 	mu sync.Mutex // guards everything below
 

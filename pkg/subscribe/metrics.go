@@ -23,6 +23,7 @@ func (e ending) String() string {
 
 type metrics struct {
 	bytes, events, handshakes prometheus.Counter
+	rounds                    prometheus.Histogram
 	refused                   [refusals]prometheus.Counter
 	endings                   [endings]prometheus.Counter
 }
@@ -45,6 +46,10 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 	for r := range refusals {
 		m.refused[r] = refused.WithLabelValues(r.String())
 	}
+	m.rounds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "slipstream_fanout_round_seconds", Help: "How long it took to write what was new to everyone whom it concerned.",
+		Buckets: []float64{1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1},
+	})
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "slipstream_subscribers_ended_total", Help: "Connections that the server ended, by reason.",
 	}, []string{"reason"})
@@ -52,13 +57,14 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		m.endings[e] = ended.WithLabelValues(e.String())
 	}
 	if reg != nil {
-		reg.MustRegister(m.bytes, m.events, m.handshakes, refused, ended,
+		reg.MustRegister(m.bytes, m.events, m.handshakes, refused, ended, m.rounds,
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "slipstream_subscribers", Help: "Consumers that are connected.",
 			}, func() float64 { return float64(s.count()) }),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "slipstream_subscribers_behind", Help: "Consumers whose position is more than ten seconds behind the newest event.",
-			}, func() float64 { return float64(s.behind()) }),
+				Name: "slipstream_filter_dids", Help: "wantedDids of all consumers together.",
+			}, func() float64 { return float64(s.admission.wantedDIDs()) }),
+			lagCollector{s},
 		)
 	}
 	return m

@@ -59,6 +59,7 @@ type Server struct {
 	dictionaries map[uint32]dictionary
 	upgrader     websocket.Upgrader
 	complained   atomic.Int64 // unix ns
+	lag          lagLog       // owned by Run
 
 	admission *admission
 	interest  *interest
@@ -132,6 +133,7 @@ func (s *Server) Run(ctx context.Context) error {
 				s.check(sub, now, w)
 			}
 			w.release()
+			s.lag.tell(s, now)
 		case <-ctx.Done():
 			s.mu.Lock()
 			s.closed = true
@@ -170,17 +172,6 @@ func (s *Server) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.subscribers)
-}
-
-func (s *Server) behind() int {
-	limit := s.cfg.Log.Last() - event.Cursor(10*time.Second/time.Microsecond)
-	n := 0
-	for _, sub := range s.all() {
-		if at := sub.position.Load(); at != unbegun && event.Cursor(at) < limit && sub.state.Load() != parked {
-			n++
-		}
-	}
-	return n
 }
 
 // check judges one subscriber: see the package comment on who is ended.

@@ -3,6 +3,7 @@ package subscribe_test
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"runtime"
 	"strings"
 	"testing"
@@ -265,19 +266,46 @@ func TestFallsOffTheBuffer(t *testing.T) {
 	}
 }
 
-// TestBehind: who waits for its hello is not behind.
+// TestBehind: metrics and log say how many are how far behind. Who waits for its hello is
+// not, nor who wants nothing of what has come.
 func TestBehind(t *testing.T) {
-	w := newWorld(t, nil)
+	var log strings.Builder
+	w := newWorld(t, func(s *settings) { s.sub.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	w.feed.posts(1, 1)
+	w.dial("wantedDids=did:plc:nobody")
+	w.begun()
 	w.feed.last += event.Cursor(time.Minute / time.Microsecond)
 	w.feed.posts(6000, 500)
 	w.dial("requireHello=true")
 	w.dial("")
 	w.begunBut(1)
-	if n := w.metric("slipstream_subscribers_behind", ""); n != 0 {
-		t.Errorf("%v are behind, want none", n)
+	behind := func() (n float64) {
+		for _, class := range []string{"10s-1m", "1m-10m", "10m-1h", "over 1h"} {
+			n += w.metric("slipstream_subscribers_behind", class)
+		}
+		return n
 	}
-	if n := w.metric("slipstream_subscribers", ""); n != 2 {
-		t.Errorf("%v are connected, want 2", n)
+	if n, most := behind(), w.metric("slipstream_subscriber_lag_seconds", ""); n != 0 || most != 0 {
+		t.Errorf("%v are behind, by up to %v s; want none", n, most)
+	}
+	w.dialRaw("cursor=1", small)
+	w.blocked(1)
+	w.feed.last += event.Cursor(time.Minute / time.Microsecond)
+	w.feed.posts(1, 1)
+	if n, class := behind(), w.metric("slipstream_subscribers_behind", "1m-10m"); n != 1 || class != 1 {
+		t.Errorf("%v are behind, %v of them by a minute; want one", n, class)
+	}
+	if n := w.metric("slipstream_subscribers_blocked", ""); n != 1 {
+		t.Errorf("%v are blocked, want 1", n)
+	}
+	if most := w.metric("slipstream_subscriber_lag_seconds", ""); most < 60 || most > 121 {
+		t.Errorf("the last is %v s behind", most)
+	}
+	w.srv.TellLag()
+	if !strings.Contains(log.String(), "1m-10m=1") || !strings.Contains(log.String(), "blocked=1") {
+		t.Errorf("the log says %q", log.String())
+	}
+	if n := w.metric("slipstream_subscribers", ""); n != 4 {
+		t.Errorf("%v are connected, want 4", n)
 	}
 }

@@ -168,7 +168,7 @@ func (s *subscriber) advance(w *writer) outcome {
 		s.end(err)
 		return more
 	}
-	if len(w.bufs) == 0 {
+	if w.size == 0 {
 		w.commit(s)
 		switch {
 		case wait > 0:
@@ -183,7 +183,7 @@ func (s *subscriber) advance(w *writer) outcome {
 		}
 		return more // chunks without a match: there is more to read
 	}
-	n, full, err := s.write(w.bufs)
+	n, full, err := s.write(w.buffers())
 	if err != nil {
 		return s.finish()
 	}

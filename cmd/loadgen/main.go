@@ -15,6 +15,16 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
+// fanoutConfig is what the command of that name can be told.
+type fanoutConfig struct {
+	bin     string // where slipstream and simrelay are
+	port    int    // of the relay; the daemon has the next two
+	seconds int    // measured time of each scenario; 0: default
+	only    string // regular expression: which scenarios
+	smoke   bool
+	flags   []string // of the daemon
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -23,6 +33,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// daemonFlags are those that scenarios need besides addresses, relay and data dir.
+var daemonFlags []string
 
 func command() *cli.Command {
 	return &cli.Command{
@@ -76,6 +89,24 @@ func command() *cli.Command {
 					}
 					fmt.Fprintf(cmd.Root().Writer, "| %s %s\n", cmd.String("label"), row)
 					return nil
+				},
+			},
+			{
+				Name:  "fanout",
+				Usage: "start a relay and a daemon, measure what consumers of all kinds cost, and print a markdown table",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "bin", Required: true, Usage: "`directory` of the programs slipstream and simrelay"},
+					&cli.StringFlag{Name: "only", Usage: "scenarios whose name matches a regular `expression`"},
+					&cli.IntFlag{Name: "seconds", Usage: "measured `time` of each scenario (default: 20; with --smoke half a second)", HideDefault: true},
+					&cli.BoolFlag{Name: "smoke", Usage: "few consumers, for a short time: whether it works, not how fast"},
+					&cli.IntFlag{Name: "port", Value: 16120, Usage: "`port` of the relay; the daemon takes the next two"},
+					&cli.StringSliceFlag{Name: "daemon-flag", Usage: "a `flag` for the daemon, such as --linger=50ms; repeatable"},
+				},
+				Action: func(ctx context.Context, cmd *cli.Command) error {
+					return fanout(ctx, cmd.Root().Writer, fanoutConfig{
+						bin: cmd.String("bin"), port: cmd.Int("port"), seconds: cmd.Int("seconds"), only: cmd.String("only"),
+						smoke: cmd.Bool("smoke"), flags: append(daemonFlags, cmd.StringSlice("daemon-flag")...),
+					})
 				},
 			},
 		},

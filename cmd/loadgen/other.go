@@ -1,0 +1,15 @@
+//go:build !linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+)
+
+var errNotLinux = errors.New("a swarm of consumers needs epoll, and measuring needs /proc: both are Linux's")
+
+func consume(context.Context, io.Writer, string, string, int) error { return errNotLinux }
+
+func fanout(context.Context, io.Writer, fanoutConfig) error { return errNotLinux }

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+)
+
+// tracker checks the stream of one consumer, over any number of connections: time_us
+// grows, and a connection that resumes begins with the event that the last one ended with.
+// Two consumers that began at the same cursor and have the same last have received the same
+// if the rest of their trackers is the same too.
+type tracker struct {
+	last  int64  // time_us of the newest event
+	again bool   // last comes once more: a cursor is inclusive
+	count int64  // events, without those that came once more
+	hash  uint64 // of their time_us and sizes, in order
+}
+
+// trackPeek is how much of an event is looked at: time_us is behind the DID.
+const trackPeek = 200
+
+var timeField = []byte(`"time_us":`)
+
+// saw takes the beginning of an event whose frame has so many bytes.
+func (t *tracker) saw(payload []byte, size int) error {
+	i := bytes.Index(payload, timeField)
+	if i < 0 {
+		return errors.New("an event without time_us")
+	}
+	var at int64
+	for _, digit := range payload[i+len(timeField):] {
+		if digit < '0' || digit > '9' {
+			break
+		}
+		at = at*10 + int64(digit-'0')
+	}
+	if t.again {
+		if t.again = false; at != t.last {
+			return fmt.Errorf("resumed at cursor %d, but %d came first", t.last, at)
+		}
+		return nil
+	}
+	if at <= t.last {
+		return fmt.Errorf("time_us %d came after %d", at, t.last)
+	}
+	t.last = at
+	t.count++
+	// FNV-1a, a word at a time.
+	t.hash = (t.hash ^ uint64(at)) * 1099511628211
+	t.hash = (t.hash ^ uint64(size)) * 1099511628211
+	return nil
+}
+
+// resume returns the cursor to connect with; 0: none, the consumer begins live.
+func (t *tracker) resume() int64 {
+	t.again = t.last != 0
+	return t.last
+}

@@ -23,6 +23,9 @@ func (s *Server) Blocked() int {
 	return n
 }
 
+// KeepNothing makes subscribers whose sockets are full give up what they hold.
+func (s *Server) KeepNothing() { s.keepLimit = 0 }
+
 // Count returns how many subscribers are connected.
 func (s *Server) Count() int { return s.count() }
 
@@ -97,9 +100,11 @@ func (p *Puller) Pull(room func(size int) int) (got []byte, runs int, parked boo
 	if err != nil {
 		return nil, 0, false, err
 	}
-	got, runs = slices.Concat(p.w.buffers()...), len(p.w.runs)
-	if n := room(len(got)); n < len(got) {
-		p.w.cut(p.s, n)
+	p.w.prepare()
+	got, runs = slices.Concat(p.w.bufs...), len(p.w.runs)
+	n := room(len(got))
+	if p.w.out(n); n < len(got) {
+		p.w.cut(p.s)
 		return got[:n], runs, false, nil
 	}
 	if p.w.commit(p.s); end && runs == 0 {

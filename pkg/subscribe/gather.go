@@ -16,10 +16,13 @@ import (
 // writer is what the writing role needs while it is at work, and nobody while it is not:
 // the next events of one subscriber, as they will be written.
 type writer struct {
-	runs   []run // of wanted events: what has been gathered
-	size   int   // of all runs in bytes
-	bufs   net.Buffers
+	runs   []run       // of wanted events: what has been gathered
+	size   int         // of all runs in bytes
+	pinned int         // bytes of the payloads that they are parts of
+	bufs   net.Buffers // what of it is not out yet
 	copied []byte
+
+	written int // events, for who wants to count them
 
 	// How far the log has been looked at for that.
 	at    event.Cursor    // everything up to here
@@ -62,7 +65,7 @@ func (w *writer) drop() {
 func (w *writer) reset() {
 	clear(w.runs)
 	clear(w.bufs)
-	w.runs, w.bufs, w.copied, w.size = w.runs[:0], w.bufs[:0], w.copied[:0], 0
+	w.runs, w.bufs, w.copied, w.size, w.pinned = w.runs[:0], w.bufs[:0], w.copied[:0], 0, 0
 }
 
 // leave lets go of the current chunk.
@@ -78,15 +81,15 @@ const (
 	// scanEvents is how many unwanted events may be passed before control frames get their
 	// turn.
 	scanEvents = 100_000
-	// holdBytes bounds the payloads that a write keeps in memory, of which a thin filter
-	// wants next to nothing.
-	holdBytes = 1 << 20
+	// pinBytes bounds the payloads that a write keeps in memory, of which a thin filter wants
+	// next to nothing.
+	pinBytes = 1 << 20
 	// writeRuns bounds the runs of a write.
 	writeRuns = 256
 )
 
-// gather finds the next wanted events of a subscriber, up to its window in bytes and at
-// message boundaries. With nothing wanted: wait is how long its rate asks for, and end says
+// gather finds the next wanted events of a subscriber, up to writeBytes and at message
+// boundaries. With nothing wanted: wait is how long its rate asks for, and end says
 // that the log has no more; neither: it only stopped to let control frames through. The
 // subscriber's position stays until commit or cut.
 func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error) {
@@ -102,7 +105,7 @@ func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error)
 		w.leave()
 		w.at, w.from = s.at, s.from
 	}
-	for scanned, held := 0, 0; w.size < s.window && quota > 0 && scanned < scanEvents && held < holdBytes && len(w.runs) < writeRuns; {
+	for scanned := 0; w.size < writeBytes && quota > 0 && scanned < scanEvents && w.pinned < pinBytes && len(w.runs) < writeRuns; {
 		if w.chunk == nil {
 			w.chunk, _, err = s.srv.cfg.Log.Next(w.from)
 			if w.follow(s, err) {
@@ -130,7 +133,6 @@ func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error)
 			scanned++
 		}
 		if w.next == len(c.Entries) {
-			held += len(w.data)
 			w.pass()
 			continue
 		}
@@ -142,7 +144,7 @@ func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error)
 				return 0, false, w.unless(err)
 			}
 		}
-		last := w.extent(s, s.window-w.size, quota)
+		last := w.extent(s, writeBytes-w.size, quota)
 		if last == w.next {
 			if w.size > 0 {
 				break
@@ -183,6 +185,9 @@ func (w *writer) extent(s *subscriber, room, quota int) int {
 func (w *writer) add(last int) {
 	r := run{chunk: w.chunk, ends: w.ends, first: w.next, end: last}
 	r.bytes = w.data[start(w.form, r.chunk, r.ends, r.first):stop(w.form, r.chunk, r.ends, r.end-1)]
+	if n := len(w.runs); n == 0 || w.runs[n-1].chunk != r.chunk {
+		w.pinned += len(w.data)
+	}
 	w.runs = append(w.runs, r)
 	w.size += len(r.bytes)
 }
@@ -193,9 +198,8 @@ func (w *writer) add(last int) {
 // there is no difference (BenchmarkWrite).
 const vectored = 8
 
-// buffers returns what was gathered as it is to be written. It is valid until the next
-// gather.
-func (w *writer) buffers() net.Buffers {
+// prepare makes buffers of what was gathered.
+func (w *writer) prepare() {
 	for i := range w.runs {
 		if len(w.runs) > vectored {
 			w.copied = append(w.copied, w.runs[i].bytes...)
@@ -206,34 +210,61 @@ func (w *writer) buffers() net.Buffers {
 	if len(w.copied) > 0 {
 		w.bufs = append(w.bufs, w.copied)
 	}
-	return w.bufs
+}
+
+// rest returns how many bytes of what was gathered are not out yet.
+func (w *writer) rest() (n int) {
+	for _, b := range w.bufs {
+		n += len(b)
+	}
+	return n
+}
+
+// out notes that the next n bytes are.
+func (w *writer) out(n int) {
+	for i, b := range w.bufs {
+		k := min(n, len(b))
+		w.bufs[i] = b[k:]
+		if n -= k; n == 0 {
+			break
+		}
+	}
 }
 
 // commit moves the subscriber's position past everything that was gathered.
 func (w *writer) commit(s *subscriber) {
 	for _, r := range w.runs {
-		s.count(r.end - r.first)
+		w.count(s, r.end-r.first)
 	}
 	w.settle(s, w.at, w.from)
+	w.reset()
 }
 
-// cut moves the subscriber's position past the first n bytes of what was gathered, which
-// are all that were written, and keeps what is left of the message that they end in.
-func (w *writer) cut(s *subscriber, n int) {
+// count notes that events are out.
+func (w *writer) count(s *subscriber, events int) {
+	w.written += events
+	s.rate.take(events)
+	s.srv.metrics.events.Add(float64(events))
+}
+
+// cut gives up what of the gathered is not out, keeps only what is left of the message that
+// was cut, and moves the subscriber's position past that.
+func (w *writer) cut(s *subscriber) {
+	n := w.size - w.rest()
 	for _, r := range w.runs {
 		if n >= len(r.bytes) {
 			n -= len(r.bytes)
-			s.count(r.end - r.first)
+			w.count(s, r.end-r.first)
 			continue
 		}
 		begin := start(w.form, r.chunk, r.ends, r.first)
 		// The first message that is not out as a whole.
 		i := r.first + sort.Search(r.end-r.first, func(i int) bool { return stop(w.form, r.chunk, r.ends, r.first+i)-begin > n })
-		s.count(i - r.first)
+		w.count(s, i-r.first)
 		at := r.chunk.Entries[i].Cursor - 1
 		if start(w.form, r.chunk, r.ends, i)-begin < n {
 			s.tail = bytes.Clone(r.bytes[n : stop(w.form, r.chunk, r.ends, i)-begin])
-			s.count(1)
+			w.count(s, 1)
 			at++
 		}
 		w.settle(s, at, r.chunk.Prev)

@@ -96,7 +96,7 @@ func (m *member) explain(all []fact) error {
 // obvious filter: consumers come, change their minds and go while events keep coming, and
 // each gets exactly what it asked for, in order.
 func TestInterest(t *testing.T) {
-	steps := 1500
+	steps := 800
 	if testing.Short() {
 		steps = 300
 	}

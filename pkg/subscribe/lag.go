@@ -30,7 +30,7 @@ type lag struct {
 
 // lags looks at everyone.
 func (s *Server) lags() (l lag) {
-	last := s.cfg.Log.Last()
+	last, oldest := s.cfg.Log.Last(), s.cfg.Log.Oldest()
 	for _, sub := range s.all() {
 		if sub.stuck.Load() {
 			l.blocked++
@@ -39,7 +39,7 @@ func (s *Server) lags() (l lag) {
 		if at == unbegun || sub.state.Load() == parked {
 			continue // what has come since the position of who is parked is not for it
 		}
-		behind := time.Duration(last-event.Cursor(at)) * time.Microsecond
+		behind := time.Duration(last-max(event.Cursor(at), oldest)) * time.Microsecond
 		l.most = max(l.most, behind)
 		for i := len(lagClasses) - 1; i >= 0; i-- {
 			if behind >= lagClasses[i].from {

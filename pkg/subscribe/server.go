@@ -66,6 +66,8 @@ type Server struct {
 	fan       *fanout
 	turns     chan struct{} // taken by who replays, for a step
 	closing   atomic.Bool   // Run is about to end: every subscriber is told
+	keepLimit int64         // keepBytes
+	kept      atomic.Int64  // bytes of payloads that wait for full sockets
 
 	mu          sync.Mutex // guards everything below
 	subscribers map[*subscriber]struct{}
@@ -100,10 +102,11 @@ func New(cfg Config) (*Server, error) {
 		admission: newAdmission(limits{
 			subscribers: cfg.MaxSubscribers, perAddress: cfg.MaxSubscribersPerIP, filterDIDs: cfg.MaxFilterDIDs, trusted: cfg.TrustedProxies,
 		}),
-		interest: newInterest(),
-		turns:    make(chan struct{}, turns()),
+		interest:  newInterest(),
+		keepLimit: keepBytes,
+		turns:     make(chan struct{}, turns()),
 	}
-	s.fan = &fanout{srv: s}
+	s.fan = &fanout{srv: s, share: 1}
 	s.fan.published.Store(int64(cfg.Log.Last()))
 	var err error
 	if s.dictionaries, err = indexDictionaries(cfg.Compressor, cfg.Dictionaries); err != nil {

@@ -54,15 +54,14 @@ type subscriber struct {
 	ended     atomic.Bool   // the server has ended the connection, and counted why
 
 	// Owned by the writing role.
-	begun  bool         // the position has been looked up
-	at     event.Cursor // the last event that has been dealt with
-	from   event.Cursor // where the log finds the next one: at, or the end of the chunk before it
-	tail   []byte       // bytes that go out first: the rest of a message, or control frames
-	last   bool         // tail ends with the close frame
-	window int          // how much is gathered for a write
-	sent   bool         // an event has been written, at least in part
-	rate   limiter
-	timer  *time.Timer // of the rate; nil: not needed so far
+	begun bool         // the position has been looked up
+	at    event.Cursor // the last event that has been dealt with
+	from  event.Cursor // where the log finds the next one: at, or the end of the chunk before it
+	tail  []byte       // bytes that go out first: the rest of a message, or control frames
+	last  bool         // tail ends with the close frame
+	sent  bool         // an event has been written, at least in part
+	rate  limiter
+	timer *time.Timer // of the rate; nil: not needed so far
 
 	// Owned by the server's sweep.
 	progress progress
@@ -82,7 +81,7 @@ type progress struct {
 func (s *Server) newSubscriber(o options) *subscriber {
 	sub := &subscriber{
 		srv: s, hello: o.hello, compress: o.compress, live: o.live, cursor: o.cursor, tip: s.cfg.Log.Last(),
-		written: make(chan struct{}), window: writeBytes, rate: limiter{rate: max(s.cfg.MaxRate, 0)},
+		written: make(chan struct{}), rate: limiter{rate: max(s.cfg.MaxRate, 0)},
 	}
 	sub.box.wake = sub.wake
 	sub.state.Store(writing)
@@ -206,10 +205,4 @@ func (s *subscriber) form() eventlog.Form {
 		return eventlog.Zstd
 	}
 	return eventlog.JSON
-}
-
-// count notes that events are out.
-func (s *subscriber) count(events int) {
-	s.rate.take(events)
-	s.srv.metrics.events.Add(float64(events))
 }

@@ -64,38 +64,70 @@ func (s *subscriber) nudge() {
 }
 
 // step does for a subscriber, whose role the caller has, what can be done without waiting.
-// Then the role has been given back, or a goroutine has it.
-func (s *subscriber) step(w *writer) {
+// Then the role has been given back, which step reports, or a goroutine has it.
+func (s *subscriber) step(w *writer) bool {
 	o := s.advances(w)
+	if w.rest() > 0 {
+		w.cut(s)
+	}
 	w.drop()
 	if o == more || o == blocked {
 		go s.run(o)
+		return false
 	}
+	return true
 }
 
 // run has the role until there is no more to send for now. It begins with what the last
 // step left it.
 func (s *subscriber) run(o outcome) {
+	var w *writer
+	kept := 0 // what w keeps
 	for {
-		switch o {
-		case rested, done:
-			return
-		case blocked:
-			// Holding nothing but what is left of one message.
+		if o == blocked {
 			s.stuck.Store(true)
 			err := s.socket.wait()
 			s.stuck.Store(false)
 			if err != nil {
-				s.finish()
-				return
+				o = s.finish()
 			}
 		}
+		s.srv.keep(-kept)
+		if o == rested || o == done {
+			if w != nil {
+				w.release()
+			}
+			return
+		}
 		s.srv.turns <- struct{}{}
-		w := newWriter()
+		if w == nil {
+			w = newWriter()
+		}
 		o = s.advances(w)
-		w.release()
+		if kept = w.pinned; w.rest() == 0 || !s.srv.keep(kept) {
+			if w.rest() > 0 {
+				w.cut(s)
+			}
+			w.release()
+			w, kept = nil, 0
+		}
 		<-s.srv.turns
 	}
+}
+
+// keepBytes bounds the payloads that all subscribers together keep while their sockets are
+// full: enough for a hundred fast ones, for whom looking them up again would cost as much as
+// writing them. Beyond it, who is blocked keeps only what is left of one message.
+const keepBytes = 32 << 20
+
+// keep takes n bytes of the budget, or gives them back if n is negative. It reports whether
+// there were as many.
+func (s *Server) keep(n int) bool {
+	if s.kept.Add(int64(n)) <= s.keepLimit || n <= 0 {
+		return true
+	}
+	s.kept.Add(int64(-n))
+	return false
 }
 
 // turns returns how many subscribers that go on by themselves may read the log and write
@@ -127,16 +159,19 @@ func (s *subscriber) finish() outcome {
 	return done
 }
 
-// advance does one step: what is left of the message that was cut, control frames, one
-// write of events. A step waits for nothing but the event log.
+// advance does one step: what is left of a write or of a message that was cut, control
+// frames, one write of events. A step waits for nothing but the event log.
 func (s *subscriber) advance(w *writer) outcome {
 	if s.srv.closing.Load() {
 		s.box.close(websocket.CloseGoingAway, "the server is shutting down; reconnect with your last time_us as cursor")
 	}
+	if s.dead.Load() {
+		return s.finish()
+	}
+	if w.rest() > 0 {
+		return s.push(w)
+	}
 	for {
-		if s.dead.Load() {
-			return s.finish()
-		}
 		if len(s.tail) > 0 {
 			n, full, err := s.write(net.Buffers{s.tail})
 			if err != nil {
@@ -168,40 +203,40 @@ func (s *subscriber) advance(w *writer) outcome {
 		s.end(err)
 		return more
 	}
-	if w.size == 0 {
-		w.commit(s)
-		switch {
-		case wait > 0:
-			if s.timer == nil {
-				s.timer = time.AfterFunc(wait, s.nudge)
-			} else {
-				s.timer.Reset(wait)
-			}
-			return s.rest(waiting)
-		case end:
-			return s.rest(parked)
-		}
-		return more // chunks without a match: there is more to read
+	if w.size > 0 {
+		w.prepare()
+		return s.push(w)
 	}
-	n, full, err := s.write(w.buffers())
+	w.commit(s)
+	switch {
+	case wait > 0:
+		if s.timer == nil {
+			s.timer = time.AfterFunc(wait, s.nudge)
+		} else {
+			s.timer.Reset(wait)
+		}
+		return s.rest(waiting)
+	case end:
+		return s.rest(parked)
+	}
+	return more // chunks without a match: there is more to read
+}
+
+// push writes what is left of what was gathered.
+func (s *subscriber) push(w *writer) outcome {
+	n, full, err := s.write(w.bufs)
 	if err != nil {
+		w.reset()
 		return s.finish()
 	}
-	if n == w.size {
+	if w.out(n); w.rest() == 0 {
 		w.commit(s)
-		s.window = min(2*s.window, writeBytes)
-	} else {
-		w.cut(s, n)
-		s.window = max(n, leastWindow)
 	}
 	if full {
 		return blocked
 	}
 	return more
 }
-
-// leastWindow is what is gathered at least for a subscriber whose socket took little.
-const leastWindow = 16 << 10
 
 // write writes buffers to the socket, as far as it takes them.
 func (s *subscriber) write(bufs net.Buffers) (n int, full bool, err error) {

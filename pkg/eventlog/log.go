@@ -261,6 +261,10 @@ func (l *Log) Next(after event.Cursor) (*Chunk, <-chan struct{}, error) {
 	return chunks[0], nil, nil
 }
 
+// InMemory reports whether Next and Payload of its chunk need not read the store for a
+// position, as long as the log does not grow.
+func (l *Log) InMemory(after event.Cursor) bool { return l.current.Load().covers(after) }
+
 // readAhead is how many bytes of JSON the indexes that are read from disk in one go
 // may stand for: enough to make the seek cheap, little enough for a reader that wants
 // only a few events.

@@ -9,8 +9,9 @@ import (
 	"sync"
 )
 
-// defaultFilterDIDs is how many wantedDids all consumers may name together: at some
-// hundred bytes each they are the one thing of a consumer's that is not small.
+// defaultFilterDIDs is how many wantedDids all consumers may name together: at some 130
+// bytes each they are the one thing of a consumer's that is not small. A wanted collection
+// counts as one too, and a name of more than 64 bytes as several: see Filter.cost.
 const defaultFilterDIDs = 2_000_000
 
 // retryAfter is what a refused consumer is told to wait, in seconds: long enough that a

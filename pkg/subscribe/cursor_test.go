@@ -295,3 +295,39 @@ func TestUpdatesThatEndTheConnection(t *testing.T) {
 		}
 	})
 }
+
+// TestJudgedOnce: what came while the filter was another is not sent when it has changed,
+// and who has been passed by for long is still at the end of the log.
+func TestJudgedOnce(t *testing.T) {
+	now := start.Time()
+	w := newWorld(t, func(s *settings) {
+		s.log.Now = func() time.Time { return now }
+		s.log.Retention = time.Hour
+		s.log.WindowBytes = 64 << 10
+	})
+	f := w.feed
+	f.posts(1, 1)
+	c := w.dial("wantedDids=did:plc:nobody")
+	w.begun()
+	w.pingPong(c)
+	f.posts(1000, 10)
+	eventually(t, "all are judged", func() bool { return w.srv.Judged() == f.last })
+	c.send(`{"type":"options_update","payload":{}}`)
+	w.pingPong(c)
+	f.posts(2, 1)
+	c.expect(f.all[len(f.all)-2:])
+	// Retention passes where it last got something.
+	c.send(`{"type":"options_update","payload":{"wantedDids":["did:plc:nobody"]}}`)
+	w.pingPong(c)
+	f.posts(1000, 10)
+	eventually(t, "all are judged", func() bool { return w.srv.Judged() == f.last })
+	now = f.last.Time().Add(time.Hour)
+	if err := w.log.Trim(); err != nil {
+		t.Fatal(err)
+	}
+	w.pingPong(c)
+	f.last = event.CursorAt(now)
+	f.add(event.KindIdentity, "did:plc:nobody", "", "")
+	f.commit()
+	c.expect(f.all[len(f.all)-1:])
+}

@@ -23,6 +23,9 @@ func (s *Server) Blocked() int {
 	return n
 }
 
+// Judged returns the newest event that the fan-out has judged.
+func (s *Server) Judged() event.Cursor { return event.Cursor(s.fan.judged.Load()) }
+
 // KeepNothing makes subscribers whose sockets are full give up what they hold.
 func (s *Server) KeepNothing() { s.keepLimit = 0 }
 
@@ -81,7 +84,7 @@ func (s *Server) NewPuller(query string, rate float64) *Puller {
 	sub.filter.Store(o.filter)
 	sub.at = sub.begin()
 	sub.from = sub.at
-	return &Puller{sub, new(writer)}
+	return &Puller{sub, &writer{turn: true}}
 }
 
 // Pull writes once, and returns what a socket got that takes as much as room says of a
@@ -224,3 +227,74 @@ func (s Socket) Write(bufs net.Buffers) error {
 	}
 	return nil
 }
+
+// HoldTurns takes every turn to read from disk until the returned function is called.
+func (s *Server) HoldTurns() (release func()) {
+	for range cap(s.turns) {
+		s.turns <- struct{}{}
+	}
+	return func() {
+		for range cap(s.turns) {
+			<-s.turns
+		}
+	}
+}
+
+// Queued returns how many subscribers wait for a turn.
+func (s *Server) Queued() (n int) {
+	for _, sub := range s.all() {
+		if sub.queued.Load() {
+			n++
+		}
+	}
+	return n
+}
+
+// Reading returns how many large messages are being read.
+func (s *Server) Reading() int { return len(s.large) }
+
+// LargeMessages is how many large messages are read at a time.
+const LargeMessages = largeMessages
+
+// Fanout is a fan-out that a test drives step by step.
+type Fanout struct{ f *fanout }
+
+// NewFanout makes one for the subscribers of NewPuller. Run must not be running.
+func (s *Server) NewFanout() Fanout { return Fanout{s.fan} }
+
+// Dispatch dispatches what there is and returns how many are due.
+func (f Fanout) Dispatch() int {
+	f.f.due = nil
+	f.f.dispatch()
+	return len(f.f.due)
+}
+
+// Publish is the first half of Dispatch for the next chunk, Ask the second.
+func (f Fanout) Publish() *eventlog.Chunk {
+	c, _, err := f.f.srv.cfg.Log.Next(event.Cursor(f.f.published.Load()))
+	if err != nil {
+		panic(err)
+	}
+	f.f.published.Store(int64(c.Last()))
+	return c
+}
+
+// Ask is the second half of Dispatch for a chunk.
+func (f Fanout) Ask(c *eventlog.Chunk) int {
+	f.f.due = nil
+	f.f.srv.interest.dispatch(c, func(sub *subscriber) { f.f.wake(sub, c.Prev, c.Last()) })
+	f.f.judged.Store(int64(c.Last()))
+	return len(f.f.due)
+}
+
+// Park is the subscriber's. It reports whether the role was given back.
+func (p *Puller) Park() bool { return p.s.park() == rested }
+
+// BeginParking is the first moment of Park, EndParking the rest of it.
+func (p *Puller) BeginParking() { p.s.state.Store(parking) }
+
+// EndParking reports whether the role was given back.
+func (p *Puller) EndParking() bool { return p.s.state.CompareAndSwap(parking, parked) }
+
+// Take is the subscriber's.
+func (p *Puller) Take() bool { return p.s.take() }

@@ -22,9 +22,9 @@ import (
 // events. With a dozen consumers nothing waits, nor with any number at 1,000 events/s.
 type fanout struct {
 	srv *Server
-	// published is the newest event that has been dispatched. It is set before the index is
-	// asked: a subscriber that parks meanwhile sees either it or its wake.
-	published atomic.Int64
+	// published is the newest event that is being dispatched, judged the newest that has
+	// been: see park and take.
+	published, judged atomic.Int64
 
 	// Owned by run.
 	due []*subscriber // of this round
@@ -41,7 +41,7 @@ const (
 	// would be worth it: rounds then take a thirtieth of the time.
 	spacing = 32
 	// maxPause bounds that time, and so what an event may wait for.
-	maxPause = 50 * time.Millisecond
+	maxPause = 80 * time.Millisecond
 	// alone is how many subscribers a round serves without help: others would take longer to
 	// wake than these to serve.
 	alone = 16
@@ -121,25 +121,35 @@ func (f *fanout) dispatch() (events int) {
 			trimmed := f.srv.cfg.Log.Trimmed()
 			f.published.Store(int64(trimmed))
 			f.srv.interest.everyone(func(sub *subscriber) { f.wake(sub, at, trimmed) })
+			f.judged.Store(int64(trimmed))
 		case c == nil:
 			return max(events, 1)
 		default:
 			events += len(c.Entries)
 			f.published.Store(int64(c.Last()))
 			f.srv.interest.dispatch(c, func(sub *subscriber) { f.wake(sub, c.Prev, c.Last()) })
+			f.judged.Store(int64(c.Last()))
 		}
 	}
 }
 
 // wake takes a parked subscriber for this round: the events after from and up to to are to
-// be looked at, unless it has. What was before is not for it.
+// be looked at, unless it has. What was before was judged while it was parked.
 func (f *fanout) wake(sub *subscriber, from, to event.Cursor) {
-	if sub.state.Load() != parked || event.Cursor(sub.position.Load()) >= to || !sub.state.CompareAndSwap(parked, writing) {
+	switch sub.state.Load() {
+	case parking:
+		if sub.state.CompareAndSwap(parking, writing) {
+			return // it looks for itself
+		}
+	case parked:
+	default:
 		return
 	}
-	sub.at = max(sub.at, from)
-	sub.from = sub.at
-	f.due = append(f.due, sub)
+	if event.Cursor(sub.position.Load()) < to && sub.state.CompareAndSwap(parked, writing) {
+		sub.at = max(sub.at, from)
+		sub.from = sub.at
+		f.due = append(f.due, sub)
+	}
 }
 
 // serve writes to all that are due, and returns when they are parked again or go on by

@@ -29,8 +29,8 @@ type Filter struct {
 // maxMessageSizeBytes. Its errors name the parameter and are meant for the consumer.
 func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 	f := &Filter{maxSize: max(maxSize, 0)}
-	if len(collections) > maxCollections {
-		return nil, fmt.Errorf("wantedCollections: %d values, at most %d are allowed", len(collections), maxCollections)
+	if err := checkCount("wantedCollections", len(collections), maxCollections); err != nil {
+		return nil, err
 	}
 	for _, c := range collections {
 		if prefix, ok := strings.CutSuffix(c, ".*"); ok {
@@ -50,8 +50,8 @@ func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 		}
 		f.collections[strings.Clone(c)] = struct{}{}
 	}
-	if len(dids) > maxDIDs {
-		return nil, fmt.Errorf("wantedDids: %d values, at most %d are allowed", len(dids), maxDIDs)
+	if err := checkCount("wantedDids", len(dids), maxDIDs); err != nil {
+		return nil, err
 	}
 	for _, d := range dids {
 		if _, err := syntax.ParseDID(d); err != nil {
@@ -63,6 +63,14 @@ func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 		f.dids[strings.Clone(d)] = struct{}{} // the query that it is a part of may be long
 	}
 	return f, nil
+}
+
+// checkCount refuses more values than a limit.
+func checkCount(name string, n, limit int) error {
+	if n > limit {
+		return fmt.Errorf("%s: %d values, at most %d are allowed", name, n, limit)
+	}
+	return nil
 }
 
 // validPrefix reports whether s is one or more NSID segments.
@@ -100,6 +108,21 @@ func (f *Filter) wantsCollection(name string) bool {
 		return true
 	}
 	return slices.ContainsFunc(f.prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// cost is what a filter takes of the budget that all share: one for each collection and DID,
+// and more for long ones, since it is memory that is bounded.
+func (f *Filter) cost() (n int) {
+	for name := range f.collections {
+		n += 1 + len(name)/64
+	}
+	for _, prefix := range f.prefixes {
+		n += 1 + len(prefix)/64
+	}
+	for did := range f.dids {
+		n += 1 + len(did)/64
+	}
+	return n
 }
 
 // fits reports whether a payload of so many bytes is small enough.

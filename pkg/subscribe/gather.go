@@ -22,7 +22,8 @@ type writer struct {
 	bufs   net.Buffers // what of it is not out yet
 	copied []byte
 
-	written int // events, for who wants to count them
+	turn    bool // the log may be read from disk
+	written int  // events, for who wants to count them
 
 	// How far the log has been looked at for that.
 	at    event.Cursor    // everything up to here
@@ -74,13 +75,16 @@ func (w *writer) leave() {
 	w.matcher.filter, w.matcher.chunk = nil, nil
 }
 
+// errBehind says that what follows must be read from disk.
+var errBehind = errors.New("what follows is not in memory")
+
 // Bounds of what is gathered for one write.
 const (
 	// writeBytes: control frames wait for no more than this.
 	writeBytes = 256 << 10
-	// scanEvents is how many unwanted events may be passed before control frames get their
-	// turn.
-	scanEvents = 100_000
+	// scanEvents is how many unwanted events may be passed before control frames, and others,
+	// get their turn: some 0.2 ms.
+	scanEvents = 10_000
 	// pinBytes bounds the payloads that a write keeps in memory, of which a thin filter wants
 	// next to nothing.
 	pinBytes = 1 << 20
@@ -107,6 +111,9 @@ func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error)
 	}
 	for scanned := 0; w.size < writeBytes && quota > 0 && scanned < scanEvents && w.pinned < pinBytes && len(w.runs) < writeRuns; {
 		if w.chunk == nil {
+			if !w.turn && !s.srv.cfg.Log.InMemory(w.from) {
+				return 0, false, w.unless(errBehind)
+			}
 			w.chunk, _, err = s.srv.cfg.Log.Next(w.from)
 			if w.follow(s, err) {
 				continue
@@ -234,17 +241,24 @@ func (w *writer) out(n int) {
 // commit moves the subscriber's position past everything that was gathered.
 func (w *writer) commit(s *subscriber) {
 	for _, r := range w.runs {
-		w.count(s, r.end-r.first)
+		w.count(s, r, r.end)
 	}
 	w.settle(s, w.at, w.from)
 	w.reset()
 }
 
-// count notes that events are out.
-func (w *writer) count(s *subscriber, events int) {
-	w.written += events
-	s.rate.take(events)
-	s.srv.metrics.events.Add(float64(events))
+// count notes that the events of a run up to end are out.
+func (w *writer) count(s *subscriber, r run, end int) {
+	n := 0
+	for i := r.first; i < end; i++ {
+		if r.chunk.Entries[i].Kind != event.KindSync {
+			n++
+		}
+	}
+	s.sent = s.sent || n > 0
+	w.written += n
+	s.rate.take(n)
+	s.srv.metrics.events.Add(float64(n))
 }
 
 // cut gives up what of the gathered is not out, keeps only what is left of the message that
@@ -254,20 +268,22 @@ func (w *writer) cut(s *subscriber) {
 	for _, r := range w.runs {
 		if n >= len(r.bytes) {
 			n -= len(r.bytes)
-			w.count(s, r.end-r.first)
+			w.count(s, r, r.end)
 			continue
 		}
 		begin := start(w.form, r.chunk, r.ends, r.first)
 		// The first message that is not out as a whole.
 		i := r.first + sort.Search(r.end-r.first, func(i int) bool { return stop(w.form, r.chunk, r.ends, r.first+i)-begin > n })
-		w.count(s, i-r.first)
-		at := r.chunk.Entries[i].Cursor - 1
+		w.count(s, r, i)
+		at, from := r.chunk.Entries[i].Cursor-1, r.chunk.Prev
 		if start(w.form, r.chunk, r.ends, i)-begin < n {
 			s.tail = bytes.Clone(r.bytes[n : stop(w.form, r.chunk, r.ends, i)-begin])
-			w.count(s, 1)
-			at++
+			w.count(s, run{chunk: r.chunk, first: i}, i+1)
+			if at++; at == r.chunk.Last() {
+				from = at // the chunk may be trimmed
+			}
 		}
-		w.settle(s, at, r.chunk.Prev)
+		w.settle(s, at, from)
 		break
 	}
 	w.drop()
@@ -277,7 +293,6 @@ func (w *writer) cut(s *subscriber) {
 func (w *writer) settle(s *subscriber, at, from event.Cursor) {
 	s.at, s.from = at, from
 	s.position.Store(int64(at))
-	s.sent = s.sent || len(w.runs) > 0
 }
 
 // follow reports whether err only says that the buffer's start, which the subscriber

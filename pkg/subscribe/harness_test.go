@@ -194,6 +194,7 @@ type settings struct {
 	sub  subscribe.Config
 	wrap func(net.Listener) net.Listener
 	disk bool // a real directory
+	idle bool // Run does not run: the test drives the server
 }
 
 func newWorld(t testing.TB, change func(*settings)) *world {
@@ -231,7 +232,13 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	go func() { defer close(served); server.Serve(s.wrap(l)) }()
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
-	go func() { ran <- srv.Run(ctx) }()
+	go func() {
+		if s.idle {
+			ran <- nil
+			return
+		}
+		ran <- srv.Run(ctx)
+	}()
 	stop := sync.OnceFunc(func() {
 		cancel()
 		select {

@@ -22,6 +22,10 @@ import (
 // and walking the result took 10 to 19 ns for each, and taking one out of the parked and
 // putting it back 46: nothing is left to win where the fastest part is the simplest.
 type interest struct {
+	// changing is held for a change, before mu: of all that want to change something, dispatch
+	// waits for one at most.
+	changing sync.Mutex
+
 	mu sync.Mutex // guards everything below
 
 	// Of those without wantedDids:
@@ -61,6 +65,8 @@ func newInterest() *interest {
 // set puts the subscriber under a filter instead of the one it had; nil: none. Every chunk
 // is dispatched by either the old filter or the new one.
 func (x *interest) set(sub *subscriber, f *Filter) {
+	x.changing.Lock()
+	defer x.changing.Unlock()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if old := sub.filter.Load(); old != nil {

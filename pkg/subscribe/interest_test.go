@@ -13,6 +13,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/event"
+	"slipstream/pkg/subscribe"
 )
 
 // member is a consumer that keeps what it gets, and knows what it should.
@@ -242,4 +243,65 @@ func TestInterest(t *testing.T) {
 	if n := w.srv.Interests(); n != 0 {
 		t.Errorf("%d entries are left in the index", n)
 	}
+}
+
+// TestPark: a chunk that is published at any moment of parking is neither missed nor taken
+// for judged.
+func TestPark(t *testing.T) {
+	setup := func(t *testing.T) (*world, subscribe.Fanout, *subscribe.Puller) {
+		w := newWorld(t, func(s *settings) { s.idle = true })
+		w.feed.posts(1, 1)
+		fan := w.srv.NewFanout()
+		fan.Dispatch()
+		p := w.srv.NewPuller("", 0)
+		p.Join()
+		return w, fan, p
+	}
+	t.Run("before", func(t *testing.T) {
+		w, fan, p := setup(t)
+		w.feed.posts(2, 1)
+		first := fan.Publish()
+		if fan.Ask(first) != 0 || p.Park() {
+			t.Error("it parks, and nobody will tell it")
+		}
+	})
+	t.Run("between publishing and asking", func(t *testing.T) {
+		w, fan, p := setup(t)
+		w.feed.posts(2, 1)
+		fan.Ask(fan.Publish())
+		second := fan.Publish()
+		if p.Park() || fan.Ask(second) != 0 {
+			t.Error("the second chunk hides the first")
+		}
+	})
+	t.Run("while it parks", func(t *testing.T) {
+		w, fan, p := setup(t)
+		p.BeginParking()
+		w.feed.posts(2, 1)
+		if fan.Dispatch() != 0 || p.EndParking() {
+			t.Error("the role is in two hands, or in none")
+		}
+	})
+	t.Run("parked", func(t *testing.T) {
+		w, fan, p := setup(t)
+		if !p.Park() {
+			t.Fatal("it does not park")
+		}
+		w.feed.posts(2, 1)
+		if fan.Dispatch() != 1 || p.At() != start+1 {
+			t.Errorf("it is not due, or not at %d but %d", start+1, p.At())
+		}
+	})
+	t.Run("judged", func(t *testing.T) {
+		w, fan, _ := setup(t)
+		p := w.srv.NewPuller("wantedDids=did:plc:nobody", 0)
+		p.Join()
+		if !p.Park() {
+			t.Fatal("it does not park")
+		}
+		w.feed.posts(2, 1)
+		if fan.Dispatch(); !p.Take() || p.At() != w.feed.last {
+			t.Errorf("it is to look at events after %d again", p.At())
+		}
+	})
 }

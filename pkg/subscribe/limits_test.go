@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -21,6 +22,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/event"
+	"slipstream/pkg/subscribe"
 )
 
 // refused connects and returns how that was refused.
@@ -85,6 +87,76 @@ func TestLimits(t *testing.T) {
 	}
 	if n := w.ended("filter_budget"); n != 1 {
 		t.Errorf("%v ended for their DIDs, want 1", n)
+	}
+}
+
+// TestLongNames: what is bounded is memory.
+func TestLongNames(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.sub.MaxFilterDIDs = 33 })
+	long := "did:web:" + strings.Repeat("a", 2000)
+	w.dial("wantedDids=" + long).ws.Close()
+	w.connected(0)
+	if status, body := w.refused("wantedDids="+long+"&wantedDids="+long+"b", nil); status != http.StatusServiceUnavailable {
+		t.Errorf("two DIDs of 2 KB: %d %s", status, body)
+	}
+	if status, body := w.refused(repeat("wantedCollections", "app.test.c%d.x", 34), nil); status != http.StatusServiceUnavailable {
+		t.Errorf("34 collections: %d %s", status, body)
+	}
+}
+
+// TestTurns: who is served from memory needs no turn to read from disk, nor does a control
+// frame, nor a hello.
+func TestTurns(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.log.WindowBytes = 64 << 10 })
+	w.feed.posts(2000, 100)
+	release := w.srv.HoldTurns()
+	replay := w.dial("cursor=1")
+	eventually(t, "it waits for its turn", func() bool { return w.srv.Queued() == 1 })
+	live, hello := w.dial(""), w.dial("requireHello=true")
+	w.pingPong(live)
+	w.pingPong(hello)
+	hello.send(`{"type":"options_update"}`)
+	w.pingPong(hello)
+	w.feed.posts(20, 10)
+	live.expect(w.feed.all[2000:])
+	hello.expect(w.feed.all[2000:])
+	recent := w.dial(fmt.Sprint("cursor=", w.feed.all[2005].cursor))
+	recent.expect(w.feed.all[2005:])
+	release()
+	replay.expect(w.feed.all)
+}
+
+// TestLargeMessages: only so many are read at a time.
+func TestLargeMessages(t *testing.T) {
+	w := newWorld(t, nil)
+	var slow []*raw
+	for range subscribe.LargeMessages {
+		r := w.dialRaw("", 0)
+		r.write(maskedHeader(0x81, 1<<20))
+		r.write(make([]byte, 8<<10))
+		slow = append(slow, r)
+	}
+	eventually(t, "they are being read", func() bool { return w.srv.Reading() == subscribe.LargeMessages })
+	c := w.dial("wantedDids=did:plc:nobody")
+	message := `{"type":"options_update","payload":{"wantedDids":["did:plc:a"]}}`
+	c.send(message + strings.Repeat(" ", 8<<10))
+	w.begun()
+	w.feed.add(event.KindIdentity, "did:plc:a", "", "")
+	w.feed.commit()
+	w.feed.add(event.KindIdentity, "did:plc:nobody", "", "")
+	w.feed.commit()
+	c.expect(w.feed.all[1:]) // the update is not in force yet
+	slow[0].conn.Close()
+	w.pingPong(c)
+	w.feed.add(event.KindIdentity, "did:plc:a", "", "")
+	w.feed.commit()
+	c.expect(w.feed.all[2:])
+	for _, r := range slow {
+		r.conn.Close()
+	}
+	w.connected(1)
+	if n := w.srv.Reading(); n != 0 {
+		t.Errorf("%d places are still taken", n)
 	}
 }
 

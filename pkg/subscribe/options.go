@@ -43,7 +43,15 @@ func parseOptions(r *http.Request) (options, error) {
 	if err != nil {
 		maxSize = 0 // by contract: what is no number is no limit
 	}
-	if o.filter, err = NewFilter(list(query["wantedCollections"]), list(query["wantedDids"]), maxSize); err != nil {
+	collections, err := list(query, "wantedCollections", maxCollections)
+	if err != nil {
+		return o, err
+	}
+	dids, err := list(query, "wantedDids", maxDIDs)
+	if err != nil {
+		return o, err
+	}
+	if o.filter, err = NewFilter(collections, dids, maxSize); err != nil {
 		return o, err
 	}
 	o.live = true
@@ -59,29 +67,43 @@ func parseOptions(r *http.Request) (options, error) {
 	return o, nil
 }
 
-// parseQuery is url.ParseQuery without its limit of 10,000 parameters, which as many
-// wantedDids and a cursor exceed.
+// parseQuery reads the parameters that there are and passes over all others. Unlike
+// url.ParseQuery it takes more than 10,000 of them, which as many wantedDids and a cursor
+// are, and costs next to nothing for what is not ours.
 func parseQuery(raw string) (url.Values, error) {
 	query := url.Values{}
 	for pair := range strings.SplitSeq(raw, "&") {
-		one, err := url.ParseQuery(pair)
+		name, value, _ := strings.Cut(pair, "=")
+		name, err := url.QueryUnescape(name)
 		if err != nil {
 			return nil, err
 		}
-		for name, values := range one {
-			query[name] = append(query[name], values...)
+		switch name {
+		case "wantedCollections", "wantedDids", "cursor", "compress", "maxMessageSizeBytes", "requireHello":
+			if value, err = url.QueryUnescape(value); err != nil {
+				return nil, err
+			}
+			query[name] = append(query[name], value)
 		}
 	}
 	return query, nil
 }
 
-// list takes each value as one or, where a client joined them, as several.
-func list(values []string) []string {
-	var out []string
-	for _, v := range values {
+// list takes each value as one or, where a client joined them, as several. More than a
+// limit are an error.
+func list(query url.Values, name string, limit int) ([]string, error) {
+	n := 0
+	for _, v := range query[name] {
+		n += 1 + strings.Count(v, ",")
+	}
+	if err := checkCount(name, n, limit); err != nil {
+		return nil, err
+	}
+	out := make([]string, 0, n)
+	for _, v := range query[name] {
 		out = append(out, strings.Split(v, ",")...)
 	}
-	return out
+	return out, nil
 }
 
 // errIgnored marks a message of a type that is not ours to understand.

@@ -64,7 +64,8 @@ type Server struct {
 	admission *admission
 	interest  *interest
 	fan       *fanout
-	turns     chan struct{} // taken by who replays, for a step
+	turns     chan struct{} // taken by who reads from disk, for a step
+	large     chan struct{} // taken by who reads a large message
 	closing   atomic.Bool   // Run is about to end: every subscriber is told
 	keepLimit int64         // keepBytes
 	kept      atomic.Int64  // bytes of payloads that wait for full sockets
@@ -105,9 +106,11 @@ func New(cfg Config) (*Server, error) {
 		interest:  newInterest(),
 		keepLimit: keepBytes,
 		turns:     make(chan struct{}, turns()),
+		large:     make(chan struct{}, largeMessages),
 	}
 	s.fan = &fanout{srv: s, share: 1}
 	s.fan.published.Store(int64(cfg.Log.Last()))
+	s.fan.judged.Store(int64(cfg.Log.Last()))
 	var err error
 	if s.dictionaries, err = indexDictionaries(cfg.Compressor, cfg.Dictionaries); err != nil {
 		return nil, err
@@ -182,6 +185,10 @@ func (s *Server) check(sub *subscriber, now time.Time, w *writer) {
 	p := &sub.progress
 	sent, stuck := sub.sentBytes.Load(), sub.stuck.Load()
 	waiting := stuck
+	if sub.queued.Load() {
+		p.since, p.asked = now, now // it is our turn, not the peer's
+		return
+	}
 	// Nothing can be unsent where nothing was and nothing has been written since: that saves
 	// two calls into the kernel for each idle consumer.
 	if stuck || p.unsent > 0 || sent != p.sent {
@@ -251,7 +258,7 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 	}
 	sub := s.newSubscriber(o)
 	var refused *refusedError
-	if sub.place, refused = s.admission.enter(s.admission.client(r), len(o.filter.dids)); refused != nil {
+	if sub.place, refused = s.admission.enter(s.admission.client(r), o.filter.cost()); refused != nil {
 		s.metrics.refused[refused.reason].Inc()
 		refused.answer(w)
 		return

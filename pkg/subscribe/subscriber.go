@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,18 @@ const closeLinger = 2 * time.Second
 // messageRate is how many messages per second are read from a consumer, which may have
 // saved up as many: each costs up to some 10 ms to parse, and moves it in the index.
 const messageRate = 10
+
+// costPerMessage is how much of a filter counts as another message: putting 10,000 DIDs
+// into the index takes it some milliseconds, in which nobody else is served.
+const costPerMessage = 1000
+
+// A message of more than smallMessage bytes needs one of largeMessages places to be read,
+// and must be complete within messageTimeout: what is not complete is held in memory.
+const (
+	smallMessage   = 4 << 10
+	largeMessages  = 32
+	messageTimeout = 15 * time.Second
+)
 
 // unbegun is the position of a subscriber that waits for its hello.
 const unbegun = -1
@@ -50,6 +63,7 @@ type subscriber struct {
 	position  atomic.Int64  // at, for who has not got the role
 	sentBytes atomic.Int64  // bytes that the socket has taken
 	stuck     atomic.Bool   // the role waits for the socket
+	queued    atomic.Bool   // the role waits for a turn
 	heard     atomic.Int64  // unix ns: when the peer last sent anything
 	ended     atomic.Bool   // the server has ended the connection, and counted why
 
@@ -135,7 +149,7 @@ func (s *subscriber) read() {
 			time.Sleep(wait)
 		}
 		messages.take(1)
-		_, message, err := s.ws.ReadMessage()
+		message, err := s.message()
 		if errors.Is(err, websocket.ErrReadLimit) {
 			// gorilla has said so already unless the length is absurd (over 63 bits).
 			s.box.close(websocket.CloseMessageTooBig, "")
@@ -153,7 +167,8 @@ func (s *subscriber) read() {
 			s.box.close(websocket.ClosePolicyViolation, err.Error())
 			return
 		}
-		if !s.place.want(len(filter.dids)) {
+		messages.take(filter.cost() / costPerMessage)
+		if !s.place.want(filter.cost()) {
 			s.blame(endedBudget)
 			s.box.close(websocket.CloseTryAgainLater, filterBudgetReason)
 			return
@@ -163,6 +178,31 @@ func (s *subscriber) read() {
 			s.nudge()
 		}
 	}
+}
+
+// message reads a message.
+func (s *subscriber) message() ([]byte, error) {
+	_, r, err := s.ws.NextReader()
+	if err != nil {
+		return nil, err
+	}
+	small, err := io.ReadAll(io.LimitReader(r, smallMessage))
+	if err != nil || len(small) < smallMessage {
+		return small, err
+	}
+	s.srv.large <- struct{}{}
+	defer func() { <-s.srv.large }()
+	s.raw.SetReadDeadline(time.Now().Add(messageTimeout))
+	rest, err := io.ReadAll(r)
+	if errors.Is(err, os.ErrDeadlineExceeded) && s.state.Load() != over {
+		s.blame(endedOptions)
+		s.box.close(websocket.ClosePolicyViolation, fmt.Sprintf("a message must be complete within %s", messageTimeout))
+	}
+	s.raw.SetReadDeadline(time.Time{})
+	if s.state.Load() == over {
+		s.raw.SetReadDeadline(time.Now().Add(closeLinger)) // finish's, which was in the way of ours
+	}
+	return append(small, rest...), err
 }
 
 // begin returns the position at which the subscriber's cursor starts.

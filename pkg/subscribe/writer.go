@@ -18,6 +18,7 @@ const (
 	parked  = iota // caught up; a chunk that concerns it, or a control frame, ends that
 	waiting        // for its hello, or because of its rate; a chunk does not end that
 	writing        // somebody has the role
+	parking        // somebody has it, and is about to park: a chunk makes it writing again
 	over           // nothing will be written any more
 )
 
@@ -28,24 +29,51 @@ const (
 	rested  outcome = iota // the role was given back
 	more                   // there may be more to do at once
 	blocked                // the socket is full
+	behind                 // what follows must be read from disk, which takes a turn
 	done                   // over
 )
 
 // take takes the role from a resting subscriber.
 func (s *subscriber) take() bool {
-	return s.state.CompareAndSwap(parked, writing) || s.state.CompareAndSwap(waiting, writing)
+	// What the fan-out has judged since it parked was not for it, or would have woken it. It
+	// is not to be judged again: that would cost what the index saves, and the filter may be
+	// another by now.
+	judged := event.Cursor(s.srv.fan.judged.Load())
+	if s.state.CompareAndSwap(parked, writing) {
+		s.at = max(s.at, judged)
+		s.from = s.at
+		return true
+	}
+	return s.state.CompareAndSwap(waiting, writing)
 }
 
-// rest gives the role back.
-func (s *subscriber) rest(to int32) outcome {
-	at := s.at
-	s.state.Store(to)
-	// Whatever came while the role was taken has woken nobody.
-	if s.box.pending() || s.dead.Load() || s.srv.closing.Load() ||
-		to == parked && event.Cursor(s.srv.fan.published.Load()) > at || to == waiting && s.nudged.Swap(false) {
-		if s.state.CompareAndSwap(to, writing) {
-			return more
-		}
+// park gives the role back when everything up to the log's end has been dealt with.
+//
+// A chunk that is published meanwhile must neither be missed nor be taken for judged. It is
+// published before the index is asked for it. So either it is seen here, or the index is
+// asked later and finds the subscriber parking, or parked.
+func (s *subscriber) park() outcome {
+	s.state.Store(parking)
+	if event.Cursor(s.srv.fan.published.Load()) > s.at {
+		s.state.Store(writing)
+		return more
+	}
+	if !s.state.CompareAndSwap(parking, parked) {
+		return more // the fan-out has made it writing again
+	}
+	return s.rested()
+}
+
+// pause gives the role back to wait for a nudge.
+func (s *subscriber) pause() outcome {
+	s.state.Store(waiting)
+	return s.rested()
+}
+
+// rested looks for what came while the role was taken, and woke nobody.
+func (s *subscriber) rested() outcome {
+	if (s.box.pending() || s.dead.Load() || s.srv.closing.Load() || s.nudged.Swap(false)) && s.take() {
+		return more
 	}
 	return rested
 }
@@ -71,11 +99,11 @@ func (s *subscriber) step(w *writer) bool {
 		w.cut(s)
 	}
 	w.drop()
-	if o == more || o == blocked {
-		go s.run(o)
-		return false
+	if o == rested || o == done {
+		return true
 	}
-	return true
+	go s.run(o)
+	return false
 }
 
 // run has the role until there is no more to send for now. It begins with what the last
@@ -99,21 +127,53 @@ func (s *subscriber) run(o outcome) {
 			}
 			return
 		}
-		s.srv.turns <- struct{}{}
 		if w == nil {
 			w = newWriter()
 		}
-		o = s.advances(w)
-		if kept = w.pinned; w.rest() == 0 || !s.srv.keep(kept) {
+		if o == behind {
+			s.queued.Store(true)
+			s.srv.turns <- struct{}{}
+			s.queued.Store(false)
+			w.turn = true
+			if o = s.advance(w); o == more {
+				o = behind // for the next turn, after the others
+			}
+		} else {
+			o = s.advances(w)
+		}
+		if kept = max(w.pinned, w.size); o != blocked || w.rest() == 0 || !s.srv.keep(kept) {
 			if w.rest() > 0 {
 				w.cut(s)
 			}
-			w.release()
-			w, kept = nil, 0
+			w.drop()
+			kept = 0
 		}
-		<-s.srv.turns
+		if w.turn {
+			w.turn = false
+			<-s.srv.turns
+		}
+		if o == blocked && kept == 0 {
+			w.release()
+			w = nil
+		}
 	}
 }
+
+// advances takes a few steps, as long as there is more.
+func (s *subscriber) advances(w *writer) (o outcome) {
+	for range 4 {
+		if o = s.advance(w); o != more {
+			break
+		}
+	}
+	return o
+}
+
+// turns returns how many subscribers may read from disk, and write that, at the same
+// moment: enough for a disk that answers several at once. However many replay, no more than
+// these hold what they have read. Who is served from memory, and every control frame, needs
+// no turn.
+func turns() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
 
 // keepBytes bounds the payloads that all subscribers together keep while their sockets are
 // full: enough for a hundred fast ones, for whom looking them up again would cost as much as
@@ -128,21 +188,6 @@ func (s *Server) keep(n int) bool {
 	}
 	s.kept.Add(int64(-n))
 	return false
-}
-
-// turns returns how many subscribers that go on by themselves may read the log and write
-// at the same moment: enough for a disk that answers several at once. However many replay,
-// no more than these hold payloads in memory, and the fan-out finds a processor.
-func turns() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
-
-// advances takes a few steps, as long as there is more.
-func (s *subscriber) advances(w *writer) (o outcome) {
-	for range 4 {
-		if o = s.advance(w); o != more {
-			break
-		}
-	}
-	return o
 }
 
 // finish ends the role for good.
@@ -191,7 +236,7 @@ func (s *subscriber) advance(w *writer) outcome {
 	}
 	if !s.begun {
 		if !s.greeted.Load() {
-			return s.rest(waiting)
+			return s.pause()
 		}
 		s.begun = true
 		s.at = s.begin()
@@ -199,7 +244,11 @@ func (s *subscriber) advance(w *writer) outcome {
 		s.position.Store(int64(s.at))
 	}
 	wait, end, err := w.gather(s)
-	if err != nil {
+	switch {
+	case err == errBehind:
+		w.commit(s)
+		return behind
+	case err != nil:
 		s.end(err)
 		return more
 	}
@@ -215,9 +264,9 @@ func (s *subscriber) advance(w *writer) outcome {
 		} else {
 			s.timer.Reset(wait)
 		}
-		return s.rest(waiting)
+		return s.pause()
 	case end:
-		return s.rest(parked)
+		return s.park()
 	}
 	return more // chunks without a match: there is more to read
 }

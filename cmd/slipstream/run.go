@@ -131,6 +131,9 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	<-ctx.Done()
 	begin := time.Now()
 	log.Info("shutting down")
+	// Whoever is told to come again is to find the door closed until the next process opens it,
+	// not to be let in and dropped.
+	public.Close()
 	late := time.After(shutdownTimeout)
 	for _, p := range []struct {
 		name string
@@ -241,7 +244,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 		}
 		servers = append(servers, server)
 		group.Go(func() {
-			if err := server.Serve(&listener{Listener: s.listener, log: log}); !errors.Is(err, http.ErrServerClosed) {
+			if err := server.Serve(&listener{Listener: s.listener, log: log}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				errs <- fmt.Errorf("serve %s: %w", s.listener.Addr(), err)
 			}
 		})

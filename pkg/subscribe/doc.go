@@ -26,14 +26,18 @@
 // state by compare-and-swap (writer.go). Whoever has it never waits for the socket: for a
 // subscriber that is caught up that is one of the fan-out's workers, and the whole write is
 // over before it turns to the next. Where a socket is full, or there is a replay to do, the
-// role goes to a goroutine that lasts as long as that. It waits for room holding nothing
-// but what is left of one message, and takes one of a few turns to read the log and write:
-// so memory does not grow with how many are slow or replay. A subscriber at rest is one
-// goroutine, which reads, and some 6 KB.
+// role goes to a goroutine that lasts as long as that. What it has yet to write while it
+// waits for room comes out of a budget; when that is used up it keeps nothing but what is
+// left of one message, and looks the rest up again. To read from disk it takes one of a few
+// turns. So memory does not grow with how many are slow or replay. A subscriber at rest is
+// one goroutine, which reads, and some 8 KB.
 //
 // The obvious way, a goroutine for each subscriber's writes that a channel wakes, costs as
 // much per write, since that is nearly all the kernel's, but 4 KB more for each subscriber
 // and the payloads that each blocked write holds.
+//
+// TLS knows no write that does not wait, so there a write is copied, 32 KiB at most, and
+// a goroutine waits for it.
 //
 // gorilla makes the handshake and reads; what it writes by itself (pongs, the close frames
 // of its error paths) is caught by a wrapper that is put under it when the connection is
@@ -50,8 +54,9 @@
 // step some 550 bytes per second. A subscriber
 // is ended when it makes none for StallTimeout while there is something to send, when
 // retention passes its position, when it is silent to pings for as long although
-// nothing is unsent, when it breaks the protocol, or sends an options_update that makes
-// no sense. Where the socket takes it, a close frame says why.
+// nothing is unsent, when it breaks the protocol, sends an options_update that makes no
+// sense, or one for which the filters of all together have no room. Where the socket takes
+// it, a close frame says why.
 //
 // # What v1 clients do
 //

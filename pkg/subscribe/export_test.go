@@ -23,6 +23,9 @@ func (s *Server) Blocked() int {
 	return n
 }
 
+// Kept returns how many bytes wait for full sockets.
+func (s *Server) Kept() int64 { return s.kept.Load() }
+
 // Judged returns the newest event that the fan-out has judged.
 func (s *Server) Judged() event.Cursor { return event.Cursor(s.fan.judged.Load()) }
 

@@ -38,8 +38,8 @@ const (
 	// each, and what they cost by themselves 0.2.
 	worth = 20
 	// spacing is how much longer than a round is the time until the next, where no write
-	// would be worth it: rounds then take a thirtieth of the time.
-	spacing = 32
+	// would be worth it: rounds then take at most 2 % of the time.
+	spacing = 45
 	// maxPause bounds that time, and so what an event may wait for.
 	maxPause = 80 * time.Millisecond
 	// alone is how many subscribers a round serves without help: others would take longer to

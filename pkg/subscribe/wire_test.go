@@ -54,11 +54,24 @@ func (r *raw) expectEnd() {
 	}
 }
 
+// TestPongWhileAWriteIsBlocked: nothing comes into the middle of a message, and nothing is
+// lost, whether or not what is blocked keeps what it was to write.
 func TestPongWhileAWriteIsBlocked(t *testing.T) {
+	t.Run("kept", func(t *testing.T) { pongWhileAWriteIsBlocked(t, true) })
+	t.Run("given up", func(t *testing.T) { pongWhileAWriteIsBlocked(t, false) })
+}
+
+func pongWhileAWriteIsBlocked(t *testing.T, keep bool) {
 	w := newWorld(t, nil)
+	if !keep {
+		w.srv.KeepNothing()
+	}
 	w.feed.posts(6000, 500) // more than any buffer between us
 	r := w.dialRaw("cursor=1", small)
 	w.blocked(1)
+	if kept := w.srv.Kept(); keep != (kept > 0) {
+		t.Errorf("%d bytes are kept", kept)
+	}
 	for i := range 5 {
 		r.write(masked(0x89, fmt.Appendf(nil, "ping %d", i)))
 	}
@@ -76,6 +89,9 @@ func TestPongWhileAWriteIsBlocked(t *testing.T) {
 	r.write(masked(0x89, nil))
 	if op, p, err := r.frame(); op != websocket.PongMessage || len(p) != 0 || err != nil {
 		t.Errorf("got %d %q %v, want an empty pong", op, p, err)
+	}
+	if kept := w.srv.Kept(); kept != 0 {
+		t.Errorf("%d bytes are still kept", kept)
 	}
 }
 

@@ -41,7 +41,7 @@ const (
 	// would be worth it: rounds then take at most 2 % of the time.
 	spacing = 45
 	// maxPause bounds that time, and so what an event may wait for.
-	maxPause = 80 * time.Millisecond
+	maxPause = 100 * time.Millisecond
 	// alone is how many subscribers a round serves without help: others would take longer to
 	// wake than these to serve.
 	alone = 16

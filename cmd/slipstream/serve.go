@@ -86,7 +86,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "max-subscribers-per-ip", Value: 1000, Sources: env("MAX_SUBSCRIBERS_PER_IP"),
 				Usage: "most `consumers` from one address (of IPv6: a /64); proxies, loopback and private networks do not count; 0: no limit"},
 			&cli.IntFlag{Name: "max-filter-dids", Value: 2_000_000, Sources: env("MAX_FILTER_DIDS"),
-				Usage: "most `DIDs` that the filters of all consumers together may name, some 100 bytes of memory each"},
+				Usage: "most `DIDs` that the filters of all consumers together may name, some 160 bytes of memory each"},
 			&cli.StringSliceFlag{Name: "trusted-proxies", Sources: env("TRUSTED_PROXIES"),
 				Usage: "`addresses` or CIDR networks of proxies whose X-Forwarded-For is believed; repeatable, or joined with commas (default: none)"},
 			&cli.DurationFlag{Name: "stall-timeout", Value: 2 * time.Minute, Sources: env("STALL_TIMEOUT"),

@@ -176,7 +176,7 @@ func (s *Server) Interests() int {
 	x := s.interest
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return len(x.open) + len(x.everything) + len(x.collections) + len(x.prefixes) + len(x.dids)
+	return len(x.open) + len(x.everything) + len(x.collections) + len(x.prefixes) + len(x.first) + len(x.others)
 }
 
 // Join puts the puller into the interest index.

@@ -34,8 +34,10 @@ type interest struct {
 	collections map[string]set // by exact NSID
 	prefixes    map[string]set // by prefix with its final dot
 
-	// Of those with wantedDids, by each of them.
-	dids map[string]set
+	// Of those with wantedDids, by each of them: the first who names it, and the others. Most
+	// DIDs are named by one, and there may be millions.
+	first  map[string]*subscriber
+	others map[string]set
 
 	// The smallest event of each collection of the chunk that is being dispatched.
 	smallest []int
@@ -59,7 +61,7 @@ func (s set) without(sub *subscriber) set {
 }
 
 func newInterest() *interest {
-	return &interest{collections: map[string]set{}, prefixes: map[string]set{}, dids: map[string]set{}}
+	return &interest{collections: map[string]set{}, prefixes: map[string]set{}, first: map[string]*subscriber{}, others: map[string]set{}}
 }
 
 // set puts the subscriber under a filter instead of the one it had; nil: none. Every chunk
@@ -70,28 +72,55 @@ func (x *interest) set(sub *subscriber, f *Filter) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if old := sub.filter.Load(); old != nil {
+		for did := range old.dids {
+			x.forget(did, sub)
+		}
 		x.each(old, func(s set) set { return s.without(sub) })
 	}
 	sub.filter.Store(f)
 	if f != nil {
+		for did := range f.dids {
+			if x.first[did] == nil {
+				x.first[did] = sub
+			} else {
+				x.others[did] = append(x.others[did], sub)
+			}
+		}
 		x.each(f, func(s set) set { return append(s, sub) })
 	}
 }
 
-// each changes every set that a filter belongs in.
+// forget takes a subscriber out from under a DID.
+func (x *interest) forget(did string, sub *subscriber) {
+	others := x.others[did]
+	switch {
+	case x.first[did] != sub:
+		others = others.without(sub)
+	case len(others) > 0:
+		x.first[did] = others[0]
+		others = others.without(others[0])
+	default:
+		delete(x.first, did)
+		return
+	}
+	if len(others) == 0 {
+		delete(x.others, did)
+	} else {
+		x.others[did] = others
+	}
+}
+
+// each changes every set that a filter without wantedDids belongs in.
 func (x *interest) each(f *Filter, change func(set) set) {
+	if f.dids != nil {
+		return
+	}
 	in := func(m map[string]set, key string) {
 		if s := change(m[key]); len(s) > 0 {
 			m[key] = s
 		} else {
 			delete(m, key)
 		}
-	}
-	if f.dids != nil {
-		for did := range f.dids {
-			in(x.dids, did)
-		}
-		return
 	}
 	x.open = change(x.open)
 	if f.collections == nil && f.prefixes == nil {
@@ -131,11 +160,16 @@ func (x *interest) dispatch(c *eventlog.Chunk, wake func(*subscriber)) {
 		} else {
 			least(&others, size)
 		}
-		if len(x.dids) > 0 {
-			for _, sub := range x.dids[c.DIDs[e.DID]] {
+		did := c.DIDs[e.DID]
+		if sub := x.first[did]; sub != nil {
+			ask := func(sub *subscriber) {
 				if f := sub.filter.Load(); f.fits(size) && (e.Kind != event.KindCommit || f.wantsCollection(c.Collections[e.Collection])) {
 					wake(sub)
 				}
+			}
+			ask(sub)
+			for _, sub := range x.others[did] {
+				ask(sub)
 			}
 		}
 	}
@@ -174,8 +208,9 @@ func (x *interest) everyone(wake func(*subscriber)) {
 	for _, sub := range x.open {
 		wake(sub)
 	}
-	for _, s := range x.dids {
-		for _, sub := range s {
+	for did, sub := range x.first {
+		wake(sub)
+		for _, sub := range x.others[did] {
 			wake(sub)
 		}
 	}

@@ -5,7 +5,7 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 
-.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-smoke dictionary demo run docker
+.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-smoke dictionary demo run docker
 
 all: lint test
 
@@ -39,9 +39,13 @@ bench: ## what an event costs, stage by stage
 bench-ingest: ## what taking in an event costs, stage by stage, beside what Jetstream v1 calls
 	cd pkg/ingest && SLIPSTREAM_BENCH_INGEST=1 go test -count=1 -run '^TestBenchIngest$$'
 
+bench-fanout: ## what consumers of all kinds cost the daemon, in twenty minutes
+	scripts/bench-fanout.sh
+
 bench-smoke: ## the benchmark scripts still run; their figures mean nothing
 	FRAMES=40000 RECORDS=20 scripts/bench-ingest.sh
 	SECS=3 RECORDS=20 scripts/bench-latency.sh
+	scripts/bench-fanout.sh --smoke
 
 dictionary: ## train a new zstd dictionary
 	scripts/train-dictionary.sh

@@ -301,3 +301,26 @@ func (p *Puller) EndParking() bool { return p.s.state.CompareAndSwap(parking, pa
 
 // Take is the subscriber's.
 func (p *Puller) Take() bool { return p.s.take() }
+
+// ParseQuery reads a query and returns the parameters that it took, and the filter's numbers
+// of collections, prefixes and DIDs.
+func ParseQuery(raw string) (query url.Values, filter [3]int, err error) {
+	o, err := parseOptions(&http.Request{URL: &url.URL{RawQuery: raw}, Header: http.Header{}})
+	if err != nil {
+		return nil, filter, err
+	}
+	query, err = parseQuery(raw)
+	return query, sizes(o.filter), err
+}
+
+// ParseUpdate reads a message and returns the same of its filter; ignored: it is no
+// options_update.
+func ParseUpdate(message []byte) (filter [3]int, ignored bool, err error) {
+	f, err := parseUpdate(message)
+	if err != nil {
+		return filter, err == errIgnored, err
+	}
+	return sizes(f), false, nil
+}
+
+func sizes(f *Filter) [3]int { return [3]int{len(f.collections), len(f.prefixes), len(f.dids)} }

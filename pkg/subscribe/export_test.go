@@ -26,6 +26,9 @@ func (s *Server) Blocked() int {
 // Kept returns how many bytes wait for full sockets.
 func (s *Server) Kept() int64 { return s.kept.Load() }
 
+// SetMessageTimeout says how long a large message may take.
+func (s *Server) SetMessageTimeout(d time.Duration) { s.messageTimeout = d }
+
 // Judged returns the newest event that the fan-out has judged.
 func (s *Server) Judged() event.Cursor { return event.Cursor(s.fan.judged.Load()) }
 

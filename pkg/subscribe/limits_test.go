@@ -160,6 +160,30 @@ func TestLargeMessages(t *testing.T) {
 	}
 }
 
+// TestUnfinishedMessage: who does not complete a large message loses its place, and is told
+// why. One that is complete leaves no deadline behind.
+func TestUnfinishedMessage(t *testing.T) {
+	w := newWorld(t, nil)
+	w.srv.SetMessageTimeout(300 * time.Millisecond)
+	done := w.dial("wantedDids=did:plc:nobody")
+	done.send(`{"type":"options_update","payload":{}}` + strings.Repeat(" ", 8<<10))
+	w.pingPong(done)
+	r := w.dialRaw("", 0)
+	r.write(maskedHeader(0x81, 1<<20))
+	r.write(make([]byte, 8<<10))
+	op, p, err := r.frame()
+	if err != nil || op != websocket.CloseMessage || !strings.HasPrefix(string(p), "\x03\xf0a message must be complete within 300ms") {
+		t.Errorf("got %d %q %v", op, p, err)
+	}
+	r.conn.Close()
+	w.connected(1)
+	w.feed.posts(1, 1)
+	done.expect(w.feed.all)
+	if n := w.ended("bad_options_update"); n != 1 {
+		t.Errorf("%v ended, want 1", n)
+	}
+}
+
 // certificate returns one for this test.
 func certificate(t *testing.T) tls.Certificate {
 	t.Helper()

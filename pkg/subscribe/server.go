@@ -61,14 +61,15 @@ type Server struct {
 	complained   atomic.Int64 // unix ns
 	lag          lagLog       // owned by Run
 
-	admission *admission
-	interest  *interest
-	fan       *fanout
-	turns     chan struct{} // taken by who reads from disk, for a step
-	large     chan struct{} // taken by who reads a large message
-	closing   atomic.Bool   // Run is about to end: every subscriber is told
-	keepLimit int64         // keepBytes
-	kept      atomic.Int64  // bytes of payloads that wait for full sockets
+	admission      *admission
+	interest       *interest
+	fan            *fanout
+	turns          chan struct{} // taken by who reads from disk, for a step
+	large          chan struct{} // taken by who reads a large message
+	messageTimeout time.Duration // the constant, but for tests
+	closing        atomic.Bool   // Run is about to end: every subscriber is told
+	keepLimit      int64         // keepBytes
+	kept           atomic.Int64  // bytes of payloads that wait for full sockets
 
 	mu          sync.Mutex // guards everything below
 	subscribers map[*subscriber]struct{}
@@ -103,10 +104,11 @@ func New(cfg Config) (*Server, error) {
 		admission: newAdmission(limits{
 			subscribers: cfg.MaxSubscribers, perAddress: cfg.MaxSubscribersPerIP, filterDIDs: cfg.MaxFilterDIDs, trusted: cfg.TrustedProxies,
 		}),
-		interest:  newInterest(),
-		keepLimit: keepBytes,
-		turns:     make(chan struct{}, turns()),
-		large:     make(chan struct{}, largeMessages),
+		interest:       newInterest(),
+		keepLimit:      keepBytes,
+		messageTimeout: messageTimeout,
+		turns:          make(chan struct{}, turns()),
+		large:          make(chan struct{}, largeMessages),
 	}
 	s.fan = &fanout{srv: s, share: 1}
 	s.fan.published.Store(int64(cfg.Log.Last()))

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -192,11 +191,12 @@ func (s *subscriber) message() ([]byte, error) {
 	}
 	s.srv.large <- struct{}{}
 	defer func() { <-s.srv.large }()
-	s.raw.SetReadDeadline(time.Now().Add(messageTimeout))
+	s.raw.SetReadDeadline(time.Now().Add(s.srv.messageTimeout))
 	rest, err := io.ReadAll(r)
-	if errors.Is(err, os.ErrDeadlineExceeded) && s.state.Load() != over {
+	var timeout net.Error // gorilla hides os.ErrDeadlineExceeded
+	if errors.As(err, &timeout) && timeout.Timeout() && s.state.Load() != over {
 		s.blame(endedOptions)
-		s.box.close(websocket.ClosePolicyViolation, fmt.Sprintf("a message must be complete within %s", messageTimeout))
+		s.box.close(websocket.ClosePolicyViolation, fmt.Sprintf("a message must be complete within %s", s.srv.messageTimeout))
 	}
 	s.raw.SetReadDeadline(time.Time{})
 	if s.state.Load() == over {

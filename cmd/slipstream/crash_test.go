@@ -50,7 +50,13 @@ func (l *lockedBuffer) String() string {
 // startProcess runs the program with the given arguments.
 func startProcess(t testing.TB, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(os.Args[0], args...), stderr: &lockedBuffer{}, done: make(chan error, 1)}
+	return startCommand(t, env, exec.Command(os.Args[0], args...))
+}
+
+// startCommand runs a command that ends up as the program.
+func startCommand(t testing.TB, env []string, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, stderr: &lockedBuffer{}, done: make(chan error, 1)}
 	p.cmd.Env = append(append(os.Environ(), "SLIPSTREAM_TEST_MAIN=1"), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.stderr, p.stderr
 	if err := p.cmd.Start(); err != nil {

@@ -21,16 +21,7 @@ func limitedProcess(t testing.TB, ulimit string, args ...string) *process {
 	if n := descriptorLimit(); n < 4096 {
 		t.Skipf("the limit of file descriptors is %d here", n)
 	}
-	p := &process{t: t, stderr: &lockedBuffer{}, done: make(chan error, 1)}
-	p.cmd = exec.Command("sh", append([]string{"-c", "ulimit " + ulimit + ` && exec "$0" "$@"`, os.Args[0]}, args...)...)
-	p.cmd.Env = append(os.Environ(), "SLIPSTREAM_TEST_MAIN=1")
-	p.cmd.Stdout, p.cmd.Stderr = p.stderr, p.stderr
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { p.done <- p.cmd.Wait() }()
-	t.Cleanup(func() { p.cmd.Process.Kill() })
-	return p
+	return startCommand(t, nil, exec.Command("sh", append([]string{"-c", "ulimit " + ulimit + ` && exec "$0" "$@"`, os.Args[0]}, args...)...))
 }
 
 func TestShareDescriptors(t *testing.T) {

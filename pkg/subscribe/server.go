@@ -53,23 +53,25 @@ const sendBuffer = 128 << 10
 
 // Server serves subscribers. Handler may be used only while Run runs.
 type Server struct {
-	cfg          Config
-	log          *slog.Logger
-	metrics      *metrics
-	dictionaries map[uint32]dictionary
-	upgrader     websocket.Upgrader
-	complained   atomic.Int64 // unix ns
-	lag          lagLog       // owned by Run
-
+	// Immutable after New.
+	cfg            Config
+	log            *slog.Logger
+	metrics        *metrics
+	dictionaries   map[uint32]dictionary
+	upgrader       websocket.Upgrader
 	admission      *admission
 	interest       *interest
 	fan            *fanout
 	turns          chan struct{} // taken by who reads from disk, for a step
 	large          chan struct{} // taken by who reads a large message
 	messageTimeout time.Duration // the constant, but for tests
-	closing        atomic.Bool   // Run is about to end: every subscriber is told
-	keepLimit      int64         // keepBytes
-	kept           atomic.Int64  // bytes of payloads that wait for full sockets
+	keepLimit      int64         // keepBytes, but for tests
+
+	complained atomic.Int64 // unix ns
+	closing    atomic.Bool  // Run is about to end: every subscriber is told
+	kept       atomic.Int64 // bytes of payloads that wait for full sockets
+
+	lag lagLog // owned by Run
 
 	mu          sync.Mutex // guards everything below
 	subscribers map[*subscriber]struct{}

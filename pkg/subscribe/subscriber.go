@@ -40,17 +40,14 @@ const unbegun = -1
 // when, is in writer.go.
 type subscriber struct {
 	// Immutable after the handshake.
-	srv      *Server
-	ws       *websocket.Conn // only read from
-	raw      net.Conn
-	socket   socket // raw, for who writes to it
-	box      mailbox
-	hello    bool         // nothing is sent before the first options_update
-	compress bool         // the zstd form
-	live     bool         // no cursor was given
-	cursor   event.Cursor // the one that was given
-	tip      event.Cursor // the log's end before the handshake was answered: what comes after it is live
-	place    place        // in the server
+	srv     *Server
+	ws      *websocket.Conn // only read from
+	raw     net.Conn
+	socket  socket // raw, for who writes to it
+	box     mailbox
+	options options      // but for the filter, which may change
+	tip     event.Cursor // the log's end before the handshake was answered: what comes after it is live
+	place   place        // in the server
 
 	filter atomic.Pointer[Filter] // set by the interest index
 
@@ -92,8 +89,9 @@ type progress struct {
 
 // newSubscriber makes a subscriber that has no connection yet. Its role is taken.
 func (s *Server) newSubscriber(o options) *subscriber {
+	o.filter = nil
 	sub := &subscriber{
-		srv: s, hello: o.hello, compress: o.compress, live: o.live, cursor: o.cursor, tip: s.cfg.Log.Last(),
+		srv: s, options: o, tip: s.cfg.Log.Last(),
 		written: make(chan struct{}), rate: limiter{rate: max(s.cfg.MaxRate, 0)},
 	}
 	sub.box.wake = sub.wake
@@ -209,13 +207,13 @@ func (s *subscriber) message() ([]byte, error) {
 func (s *subscriber) begin() event.Cursor {
 	last := s.srv.cfg.Log.Last()
 	switch {
-	case !s.live && s.cursor <= last:
-	case s.hello:
+	case !s.options.live && s.options.cursor <= last:
+	case s.options.hello:
 		return last
 	default:
 		return s.tip
 	}
-	return max(s.cursor, s.srv.cfg.Log.Trimmed()+1) - 1 // the smallest cursor has no predecessor
+	return max(s.options.cursor, s.srv.cfg.Log.Trimmed()+1) - 1 // the smallest cursor has no predecessor
 }
 
 // end turns an error of the log's into a close frame.
@@ -241,7 +239,7 @@ func (s *subscriber) blame(why ending) {
 
 // form returns which form of the events the subscriber gets.
 func (s *subscriber) form() eventlog.Form {
-	if s.compress {
+	if s.options.compress {
 		return eventlog.Zstd
 	}
 	return eventlog.JSON

@@ -21,8 +21,9 @@ type cache struct {
 
 // cacheKey names an item: what it is, and the cursor it is found by.
 type cacheKey struct {
-	what uint64
-	at   event.Cursor
+	what   uint64
+	at     event.Cursor
+	events int // of a derived form: a block and the last of the chunks it was made of end alike
 }
 
 // What a cacheKey names: a Form, the index, or a derived form together with its key.

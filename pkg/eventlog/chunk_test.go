@@ -1,6 +1,8 @@
 package eventlog_test
 
 import (
+	"encoding/binary"
+	"strings"
 	"testing"
 
 	"slipstream/pkg/event"
@@ -28,7 +30,7 @@ func FuzzIndex(f *testing.F) {
 				t.Fatalf("entry %d out of order", i)
 			}
 			last, end = e.Cursor, e.End[eventlog.JSON]
-			_ = c.DIDs[e.DID]
+			_ = c.DIDs()[e.DID]
 			if e.Collection != eventlog.NoCollection {
 				_ = c.Collections[e.Collection]
 			}
@@ -42,17 +44,37 @@ func FuzzIndex(f *testing.F) {
 // The index is a part of the stored format: its bytes change only with its version.
 func TestIndexFormat(t *testing.T) {
 	var b eventlog.Builder
-	b.Add(0x0102030405060708, event.KindCommit, []byte("d"), []byte("c"), [3]uint32{0x10, 0x20, 0})
-	c, err := b.Seal(0x11, 0x22, make([]byte, 0x10), make([]byte, 0x20), nil)
+	b.Add(0x1122, event.KindCommit, []byte("did:plc:aaaaaaaaaaaaaaaaaaaaaaa7"), []byte("c"), [3]uint32{0x10, 0x20, 0})
+	b.Add(0x1123, event.KindSync, []byte("did:web:x"), nil, [3]uint32{0x10, 0x20, 0x300})
+	c, err := b.Seal(0x11, 0x22, make([]byte, 0x10), make([]byte, 0x20), make([]byte, 0x300))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "SLCK\x01\x00\x00\x00" + "\x22\x00\x00\x00" + "\x01\x00\x00\x00" + "\x01\x00\x00\x00" + "\x01\x00\x00\x00" +
-		"\x11\x00\x00\x00\x00\x00\x00\x00" + "\x01\x00c" + "\x01\x00d" +
-		"\x08\x07\x06\x05\x04\x03\x02\x01" + "\x10\x00\x00\x00" + "\x20\x00\x00\x00" + "\x00\x00\x00\x00" +
-		"\x00\x00\x00\x00" + "\x00\x00" + "\x01" + "\x00\x00\x00\x00\x00"
+	want := "SLCK\x02\x00\x00\x00" + "\x22\x00\x00\x00" +
+		"\x01\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x01\x00\x00\x00" + // kinds
+		"\x01\x00\x00\x00" + "\x02\x00\x00\x00" + // collections, DIDs
+		"\x11\x00\x00\x00\x00\x00\x00\x00" + "\x22\x11\x00\x00\x00\x00\x00\x00" + "\x23\x11\x00\x00\x00\x00\x00\x00" + // cursors
+		"\x10\x00\x00\x00" + "\x20\x00\x00\x00" + "\x00\x03\x00\x00" + // sizes
+		strings.Repeat("\x00", 24) + // what the store fills in
+		"HASH" + "\x01\x00c" + "DIDS" +
+		"\x01" + "\x00" + "\x10" + "\x20" + "A" + "\x00" +
+		"\x84" + "\x01" + "\x00" + "\x00" + "\x80\x06" + "B"
+	plc, web := eventlog.HashDID("did:plc:aaaaaaaaaaaaaaaaaaaaaaa7"), eventlog.HashDID("did:web:x")
+	if plc != 0x156f3546 || web != 0xc2d138b5 {
+		t.Fatalf("hashes %#x and %#x", plc, web)
+	}
+	short := "\x00" + strings.Repeat("\x00", 14) + "\x1f"
+	hashes, dids, numbers := []uint32{plc, web}, short+"\x09did:web:x", "\x00\x01"
+	if web < plc {
+		hashes, dids, numbers = []uint32{web, plc}, "\x09did:web:x"+short, "\x01\x00"
+	}
+	want = strings.NewReplacer("HASH", string(binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, hashes[0]), hashes[1])),
+		"DIDS", dids, "A", numbers[:1], "B", numbers[1:]).Replace(want)
 	if got := string(c.Index()); got != want {
 		t.Errorf("got  %x\nwant %x", got, want)
+	}
+	if got := c.DIDs(); got[c.Entries[0].DID] != "did:plc:aaaaaaaaaaaaaaaaaaaaaaa7" || got[c.Entries[1].DID] != "did:web:x" {
+		t.Errorf("DIDs: %q", got)
 	}
 }
 

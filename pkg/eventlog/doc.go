@@ -26,31 +26,66 @@
 //
 // Keys, all big-endian so that Pebble's order is the log's:
 //
-//	"FORMAT"                    the version of this layout, one byte
+//	"FORMAT"                    the version of this layout, one byte: 3
 //	'e' <cursor, 8 bytes> part  where the cursor is that of a chunk's last event:
+//	                      'f'   a fresh chunk, as it came, in one record: see batch.fresh
+//	                            or a block, which is what readers find:
 //	                      'i'   header and index, see chunk.go
 //	                      'j'   json: v1 text frames, back to back, packed as one zstd frame
 //	                      'x'   extra: payloads that v1 does not have
 //	                      'z'   zstd: v1 binary frames, back to back
-//	                            and beside or without a chunk
-//	                      't'   retention has removed everything up to here; no value
-//	                      'u'   the checkpoint when this was the last event; the newest counts
+//	                            and beside or without either
+//	                      '~'   the state when this was the last event: see state.encode
 //
-// Keyed by its last event, a chunk is found by one SeekGE of position+1, and several
-// small ones can later be merged into the last one's key without moving a cursor. The
-// index has a key of its own, so that a filter that wants nothing of a chunk costs no
-// read of its payloads. An empty payload has no key. The greatest cursor ever given out
-// is the last key's, since retention leaves one.
+// Keyed by its last event, a block is found by one SeekGE of position+1. The index has a key
+// of its own, and a [Summary] at its front: a filter that wants nothing of a block reads some
+// KB of it and none of its payloads. An empty payload has no key. The newest state counts, be
+// it a key of its own or in the last fresh record. The greatest cursor ever given out is the
+// last key's, since retention leaves the state that stands there.
 //
-// Why so: every append writes behind all keys there are. What Pebble flushes therefore
-// overlaps nothing older and is moved to the bottom of its tree as it is, not read and
-// written again: an event is written to disk twice, into the WAL and into a table. (Where
-// events come faster than Pebble moves tables, it merges a few that wait.) With a range of
-// keys for each part, or a key that every append overwrites, each flush overlaps the whole
-// store (measured: a quarter of all CPU went into compaction). And because hardly a table
-// is rewritten, compressing is worth doing once, before: the JSON of a few hundred events
-// shrinks to a quarter in 0.8 µs each, and the tables stay uncompressed. That beat Snappy
-// in the tables, which leaves the JSON at two fifths.
+// # Blocks
+//
+// Twenty milliseconds of a quiet network are ten events, which neither compress well nor
+// are read fast. So small chunks are first stored as they came, and when a thousand events
+// have gathered (or 512 KiB of JSON, or a twenty-fourth of the retention) the append that
+// completes them writes one block of them all and deletes what it is made of, in the same
+// batch. Chunks that are as large as half a block are stored as blocks at once: nothing is
+// merged while the log catches up. What is in no block yet is always in the window, so
+// readers of the store find only blocks, and no key that they hold disappears but by
+// retention.
+//
+// Merging is done by Append, every other second at 500 events/s, and takes a few
+// milliseconds. A background goroutine would have to be kept in step with appends and with
+// retention, and would save one commit in a hundred those milliseconds.
+//
+// # What is written, and how often
+//
+// Every append writes behind all keys there are. What Pebble flushes therefore overlaps
+// nothing older and is moved to the bottom of its tree as it is, not read and written again:
+// a large chunk is written to disk twice, into the WAL and into a table. (Where events come
+// faster than Pebble moves tables, it merges a few that wait.) A small one is written a
+// third time, when it is merged, but only into the WAL: its fresh record and the deletion of
+// that meet in the same memtable, and nothing of either reaches a table. For that, the log
+// ends memtables itself, where nothing fresh is left, and deletes by SingleDelete, which
+// leaves no tombstone. TestWrittenTwice holds it to 2 and 3.
+//
+// What lost: a range of keys for each part, or a key that every append overwrites, makes
+// each flush overlap the whole store (a quarter of all CPU went into compaction). Deleting
+// fresh records by DeleteRange leaves a tombstone in every table, and Pebble rewrites a table
+// to be rid of it. Ends of memtables left to Pebble leave fresh records in tables.
+//
+// Because hardly a table is rewritten, compressing is worth doing once, before: the JSON of
+// a few hundred events shrinks to a quarter in 0.8 µs each, and the tables stay
+// uncompressed. That beat Snappy in the tables, which leaves the JSON at two fifths. Values
+// in files of their own (Pebble's value separation) would keep payloads out of compactions
+// that do not happen.
+//
+// # Retention
+//
+// Three things remove the oldest events: their age, the size of the store, and the free
+// space of the disk. What a stretch of log takes is known from two indexes, since each has
+// the sum of all before it; the disk is not asked, because space comes back later. A cut
+// is one edit of Pebble's manifest (Excise) and a record of how far it went.
 //
 // # The store's faults
 //

@@ -1,10 +1,12 @@
 package eventlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,11 +32,20 @@ type Config struct {
 	WindowBytes int64
 	// CacheBytes bounds what was read from disk for replays. Default 16 MiB.
 	CacheBytes int64
+	// BlockEvents is how many events small chunks are merged to before readers find them
+	// on disk. Default 1000.
+	BlockEvents int
 	// Retention is how long events are kept. Default 24 hours.
 	Retention time.Duration
-	// MinFree is the free space in bytes below which Append waits. Default 256 MiB:
-	// room for Pebble to flush and compact what it has already accepted.
-	MinFree uint64
+	// MaxBytes is what the store may take on disk, everything included; 0: no limit.
+	MaxBytes int64
+	// MinFree is the free space that the oldest events make room for; what is more, this
+	// or MinFreeShare of the disk, counts. Default: see Floor.
+	MinFree      uint64
+	MinFreeShare float64
+	// Floor is the free space in bytes below which Append waits. Default 64 MiB: room for
+	// Pebble to flush and compact what it has already accepted.
+	Floor uint64
 	// Logger, Registerer: nil: none.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -58,11 +69,19 @@ type Log struct {
 	checkpoint atomic.Pointer[[]byte]
 	diskFull   atomic.Bool
 
-	space spaceCheck // owned by Append
+	retention retention // owned by Trim
 
 	// writing is held for a batch and for saying what was in it: last and checkpoint
 	// always belong together for who holds it.
 	writing sync.Mutex
+	// Guarded by writing:
+	fresh  []*Chunk // stored as they came, in no block yet; all in the window
+	blocks event.Cursor
+	merger merger
+
+	stored  atomic.Pointer[totals] // in blocks; set under writing
+	removed atomic.Pointer[totals] // of those, by retention
+	opened  totals                 // as they were at Open; immutable
 
 	// oldestMu makes Trim's look at the store and its setting of oldest one step.
 	oldestMu sync.Mutex
@@ -71,6 +90,14 @@ type Log struct {
 	closing sync.RWMutex
 	closed  bool // guarded by closing
 }
+
+// blockBytes is how much JSON makes a block, however few events: a reader of one of them
+// unpacks it all.
+const blockBytes = 512 << 10
+
+// blockShare is which part of the retention a block may span: where events are rare, it is
+// what retention is late by.
+const blockShare = 24
 
 // ErrClosed is returned by a Log that has been closed.
 var ErrClosed = errors.New("event log is closed")
@@ -87,8 +114,11 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.Retention <= 0 {
 		cfg.Retention = 24 * time.Hour
 	}
-	if cfg.MinFree == 0 {
-		cfg.MinFree = 256 << 20
+	if cfg.BlockEvents <= 0 {
+		cfg.BlockEvents = 1000
+	}
+	if cfg.Floor == 0 {
+		cfg.Floor = 64 << 20
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -112,22 +142,34 @@ func Open(cfg Config) (*Log, error) {
 }
 
 func (l *Log) recover() error {
-	trimmed, last, checkpoint, err := l.store.ends()
+	end, err := l.store.ending()
 	if err != nil {
 		return err
 	}
-	oldest, err := l.store.oldest(trimmed)
+	oldest, err := l.store.first(0)
+	if err == nil && oldest.Last > 0 && oldest.Last <= end.trimmed {
+		// The process ended between the two steps of a trim.
+		if err = l.store.excise(context.Background(), end.trimmed); err == nil {
+			oldest, err = l.store.first(end.trimmed)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	position, err := l.store.tail(MaxEvents, l.cfg.WindowBytes)
+	switch {
+	case oldest.Last > 0:
+		l.oldest.Store(int64(oldest.First))
+	case len(end.fresh) > 0:
+		l.oldest.Store(int64(end.fresh[0].First()))
+	}
+	position, err := l.store.tail(end.blocks, MaxEvents, l.cfg.WindowBytes)
 	if err != nil {
 		return err
 	}
-	position = max(position, trimmed)
-	w := &window{last: last, grown: make(chan struct{})}
-	for position < last {
-		chunks, err := l.store.read(position, 1<<20)
+	position = max(position, end.trimmed)
+	w := &window{last: end.last, grown: make(chan struct{})}
+	for position < end.blocks {
+		chunks, _, err := l.store.read(position, 1<<20, nil)
 		if err != nil {
 			return err
 		}
@@ -142,14 +184,26 @@ func (l *Log) recover() error {
 			}
 			c.resident = true
 		}
-		w = w.with(chunks, l.cfg.WindowBytes)
+		w = w.with(chunks, l.cfg.WindowBytes, end.blocks)
 		position = w.last
 	}
-	w.last = last
+	w = w.with(end.fresh, l.cfg.WindowBytes, end.blocks)
+	w.last = end.last
+	l.fresh, l.blocks = end.fresh, end.blocks
+	l.opened = end.totals
+	l.stored.Store(&end.totals)
+	l.removed.Store(&totals{oldest.totalBytes - oldest.stored, oldest.totalEvents - int64(oldest.Events())})
+	if oldest.Last == 0 {
+		l.removed.Store(&end.totals)
+	}
+	now := l.cfg.Now()
+	l.retention.clock = slowClock{now: now.Round(0), read: now}
+	if end.last > 0 && end.last.Time().Before(now) {
+		l.retention.clock.now = end.last.Time()
+	}
 	l.current.Store(w)
-	l.trimmed.Store(int64(trimmed))
-	l.oldest.Store(int64(oldest))
-	l.checkpoint.Store(&checkpoint)
+	l.trimmed.Store(int64(end.trimmed))
+	l.checkpoint.Store(&end.checkpoint)
 	return nil
 }
 
@@ -203,15 +257,16 @@ func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) er
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	if checkpoint == nil {
+		checkpoint = l.Checkpoint()
+	}
 	start := time.Now()
-	if err := l.store.append(l.Last(), chunks, checkpoint); err != nil {
+	if err := l.commit(chunks, state{l.Trimmed(), checkpoint}, false); err != nil {
 		return err
 	}
 	l.metrics.commit.Observe(time.Since(start).Seconds())
-	if checkpoint != nil {
-		kept := append([]byte(nil), checkpoint...)
-		l.checkpoint.Store(&kept)
-	}
+	kept := bytes.Clone(checkpoint)
+	l.checkpoint.Store(&kept)
 	if len(chunks) == 0 {
 		return nil
 	}
@@ -219,46 +274,149 @@ func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) er
 	l.oldest.CompareAndSwap(0, int64(chunks[0].First()))
 	l.oldestMu.Unlock()
 	before := l.current.Load()
-	l.current.Store(before.with(chunks, l.cfg.WindowBytes))
+	l.current.Store(before.with(chunks, l.cfg.WindowBytes, l.blocks))
 	close(before.grown)
 	l.metrics.appended(chunks)
 	return nil
+}
+
+// commit stores chunks and state. Where it leaves small chunks behind that make a block,
+// it merges them into one; with all, it merges whatever is left. The caller holds writing.
+func (l *Log) commit(chunks []*Chunk, s state, all bool) error {
+	if len(l.fresh) == 0 && len(chunks) > 0 {
+		if err := l.store.flush(); err != nil {
+			return err
+		}
+	}
+	size := 1 << 10
+	for _, c := range chunks {
+		size += len(c.index) + len(c.packed) + c.Size(Zstd) + c.Size(Extra) + 256
+	}
+	w := l.store.newBatch(size)
+	stored, blocks, last := *l.stored.Load(), l.blocks, l.Last()
+
+	group := slices.Clone(l.fresh) // what the next block is made of
+	inStore := len(group)          // so many of them are
+	events, bytes := 0, 0
+	for _, c := range group {
+		events += len(c.Entries)
+		bytes += c.Size(JSON)
+	}
+	closeGroup := func() error {
+		if len(group) == 0 {
+			return nil
+		}
+		c, err := l.merger.merge(group)
+		if err != nil {
+			return err
+		}
+		stored = w.block(c, stored)
+		blocks = c.Last()
+		w.merged(group[:inStore])
+		group, inStore, events, bytes = nil, 0, 0, 0
+		return nil
+	}
+	for _, c := range chunks {
+		last = c.Last()
+		large := 2*len(c.Entries) >= l.cfg.BlockEvents || 2*c.Size(JSON) >= blockBytes
+		if large || len(group) > 0 && c.Dictionary != group[0].Dictionary {
+			if err := closeGroup(); err != nil {
+				return errors.Join(err, w.b.Close())
+			}
+		}
+		if large {
+			stored = w.block(c, stored)
+			blocks = c.Last()
+			continue
+		}
+		group = append(group, c)
+		events += len(c.Entries)
+		bytes += c.Size(JSON)
+		if events >= l.cfg.BlockEvents || bytes >= blockBytes || l.spansTooMuch(group) {
+			if err := closeGroup(); err != nil {
+				return errors.Join(err, w.b.Close())
+			}
+		}
+	}
+	if all {
+		if err := closeGroup(); err != nil {
+			return errors.Join(err, w.b.Close())
+		}
+	}
+	for _, c := range group[inStore:] {
+		w.fresh(c, s)
+	}
+	if len(group) == inStore {
+		w.state(last, s)
+	}
+	if err := w.commit(); err != nil {
+		return err
+	}
+	for _, c := range chunks {
+		c.packed = nil
+	}
+	l.fresh, l.blocks = group, blocks
+	l.stored.Store(&stored)
+	return nil
+}
+
+// spansTooMuch reports whether retention would have to wait for a block of the chunks.
+func (l *Log) spansTooMuch(chunks []*Chunk) bool {
+	return chunks[len(chunks)-1].Last().Time().Sub(chunks[0].First().Time()) > l.cfg.Retention/blockShare
 }
 
 // Next returns the chunk that holds the first event after the given position. If
 // there is none yet it returns nil and a channel that closes when there is. A
 // position before Trimmed gets ErrTrimmed.
 func (l *Log) Next(after event.Cursor) (*Chunk, <-chan struct{}, error) {
-	w := l.current.Load()
-	if after < l.Trimmed() {
-		return nil, nil, ErrTrimmed
+	c, _, grown, err := l.NextUnless(after, nil)
+	return c, grown, err
+}
+
+// NextUnless is Next for a reader who may have no use for much of what is on disk: of the
+// chunks there it passes over those that skip says so of, not necessarily of all. It passes
+// over a bounded number: with neither a chunk nor a channel the reader goes on from passed,
+// where everything up to it has been passed over.
+func (l *Log) NextUnless(after event.Cursor, skip func(*Summary) bool) (c *Chunk, passed event.Cursor, grown <-chan struct{}, err error) {
+	for {
+		w := l.current.Load()
+		if after < l.Trimmed() {
+			return nil, after, nil, ErrTrimmed
+		}
+		if w.covers(after) {
+			return w.next(after), after, w.grown, nil
+		}
+		if c := l.cache.get(cacheKey{whatIndex, after, 0}); c != nil {
+			return c.(*Chunk), after, nil, nil
+		}
+		chunks, passed, err := l.read(after, skip)
+		// Retention may have passed while the store was read, which is then no error of its.
+		if after < l.Trimmed() {
+			return nil, after, nil, ErrTrimmed
+		}
+		switch {
+		case err != nil:
+			return nil, after, nil, err
+		case len(chunks) > 0:
+			for _, c := range chunks {
+				l.cache.put(cacheKey{whatIndex, c.Prev, 0}, c, c.memory())
+			}
+			return chunks[0], passed, nil, nil
+		case passed > after:
+			return nil, passed, nil, nil
+		case l.current.Load() == w:
+			return nil, after, nil, fmt.Errorf("no chunk after cursor %d, though the log ends at %d", after, w.last)
+		}
 	}
-	if w.covers(after) {
-		return w.next(after), w.grown, nil
-	}
-	if c := l.cache.get(cacheKey{whatIndex, after}); c != nil {
-		return c.(*Chunk), nil, nil
-	}
+}
+
+func (l *Log) read(after event.Cursor, skip func(*Summary) bool) (chunks []*Chunk, passed event.Cursor, err error) {
 	l.closing.RLock()
 	defer l.closing.RUnlock()
 	if l.closed {
-		return nil, nil, ErrClosed
+		return nil, after, ErrClosed
 	}
-	chunks, err := l.store.read(after, readAhead)
-	// Retention may have passed while the store was read, which is then no error of its.
-	if after < l.Trimmed() {
-		return nil, nil, ErrTrimmed
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(chunks) == 0 {
-		return nil, nil, fmt.Errorf("no chunk after cursor %d, though the log ends at %d", after, w.last)
-	}
-	for _, c := range chunks {
-		l.cache.put(cacheKey{whatIndex, c.Prev}, c, c.memory())
-	}
-	return chunks[0], nil, nil
+	return l.store.read(after, readAhead, skip)
 }
 
 // InMemory reports whether Next and Payload of its chunk need not read the store for a
@@ -276,7 +434,7 @@ func (l *Log) Payload(c *Chunk, f Form) ([]byte, error) {
 	if c.resident {
 		return c.payload[f], nil
 	}
-	p, err := l.cache.make(cacheKey{uint64(f), c.Last()}, func() (any, int64, error) {
+	p, err := l.cache.make(cacheKey{uint64(f), c.Last(), 0}, func() (any, int64, error) {
 		l.closing.RLock()
 		defer l.closing.RUnlock()
 		if l.closed {
@@ -303,7 +461,7 @@ type Derived struct {
 // Derive returns the derived form of a chunk that key names, made by build at most
 // once while it is in the cache. The caller must not change it.
 func (l *Log) Derive(c *Chunk, key uint32, build func() (Derived, error)) (Derived, error) {
-	d, err := l.cache.make(cacheKey{whatDerived | uint64(key), c.Last()}, func() (any, int64, error) {
+	d, err := l.cache.make(cacheKey{whatDerived | uint64(key), c.Last(), len(c.Entries)}, func() (any, int64, error) {
 		d, err := build()
 		return d, int64(len(d.Bytes) + 4*len(d.Ends)), err
 	})
@@ -321,7 +479,16 @@ func (l *Log) Tail(events int) (event.Cursor, error) {
 	if l.closed {
 		return 0, ErrClosed
 	}
-	position, err := l.store.tail(events, 1<<40)
+	l.writing.Lock()
+	position := l.blocks
+	if len(l.fresh) > 0 {
+		position = l.fresh[0].Prev
+	}
+	for _, c := range l.fresh {
+		events -= len(c.Entries)
+	}
+	l.writing.Unlock()
+	position, err := l.store.tail(position, events, 1<<40)
 	return max(position, l.Trimmed()), err
 }
 

@@ -14,6 +14,8 @@ type metrics struct {
 	bytes  *prometheus.CounterVec
 	chunks prometheus.Counter
 	commit prometheus.Histogram
+
+	removed *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
@@ -31,6 +33,10 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 			Name: "slipstream_commit_seconds", Help: "Time of one synced commit to the store.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 12),
 		}),
+		removed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "slipstream_events_removed_total",
+			Help: "Oldest events removed from the store: age: older than --event-ttl; max_disk, min_free_disk: before that, for want of space.",
+		}, []string{"reason"}),
 	}
 	if reg == nil {
 		return m
@@ -47,7 +53,14 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 		}
 		return time.Since(c.Time()).Seconds()
 	}
-	reg.MustRegister(m.events, m.bytes, m.chunks, m.commit,
+	for _, reason := range []string{tooOld, tooMany, tooTight} {
+		m.removed.WithLabelValues(reason)
+	}
+	reg.MustRegister(m.events, m.bytes, m.chunks, m.commit, m.removed,
+		gauge("slipstream_buffer_bytes", "Bytes of the events that can be replayed, as they are stored.",
+			func() float64 { return float64(l.stored.Load().bytes - l.removed.Load().bytes) }),
+		gauge("slipstream_buffer_events", "Events that can be replayed from disk.",
+			func() float64 { return float64(l.stored.Load().events - l.removed.Load().events) }),
 		gauge("slipstream_last_cursor", "Cursor of the newest event, unix microseconds; 0: none yet.",
 			func() float64 { return float64(l.Last()) }),
 		gauge("slipstream_replay_seconds", "How far back a consumer can replay: the age of the oldest event.",
@@ -60,9 +73,9 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 			func() float64 { return float64(l.cache.size()) }),
 		gauge("slipstream_store_disk_bytes", "Disk space that the store takes.",
 			l.ofStore(func(m *pebble.Metrics) uint64 { return m.DiskSpaceUsage() })),
-		counter("slipstream_store_accepted_bytes_total", "Bytes that were given to the store since the start.",
-			l.ofStore(func(m *pebble.Metrics) uint64 { return m.WAL.BytesIn })),
-		counter("slipstream_store_written_bytes_total", "Bytes that the store has written to disk for them: log, tables, compactions.",
+		counter("slipstream_store_accepted_bytes_total", "Bytes of events stored since the start, in the form in which they stay.",
+			func() float64 { return float64(l.stored.Load().bytes - l.opened.bytes) }),
+		counter("slipstream_store_written_bytes_total", "Bytes that the store has written to disk for them: log, small chunks before they are merged, tables, compactions.",
 			l.ofStore(func(m *pebble.Metrics) uint64 {
 				total := m.Total()
 				return total.TableBytesFlushed + total.TableBytesCompacted // the log is in the first

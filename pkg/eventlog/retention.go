@@ -3,21 +3,58 @@ package eventlog
 import (
 	"context"
 	"fmt"
+	"sort"
 	"time"
 
 	"slipstream/pkg/event"
 )
 
-// retentionInterval is how often the oldest events are removed: each time costs a range
-// deletion and two small tables, and readers at the very start of the log are passed by
-// at most this much.
-const retentionInterval = time.Minute
+// retention is what Trim remembers.
+type retention struct {
+	clock slowClock
+	told  time.Time // when the log last said that the buffer is short
+}
+
+// slowClock is the clock that events grow old by. It is the machine's, as long as that
+// behaves: after a step forward, or after the process was away, it follows at twice the
+// speed of time until it has caught up. So a clock that is wrong by a day for an hour, or at
+// the start of the machine, costs an hour of the buffer and not all of it; and no more is
+// ever on disk than in an ordinary day.
+type slowClock struct {
+	now  time.Time
+	read time.Time // the machine's at the last look, with its monotonic reading
+}
+
+// advance looks at the machine's clock.
+func (c *slowClock) advance(machine time.Time) time.Time {
+	passed := max(machine.Sub(c.read), 0) // by the monotonic clock, which nobody sets
+	c.read = machine
+	c.now = c.now.Add(2 * passed)
+	if wall := machine.Round(0); c.now.After(wall) {
+		c.now = wall
+	}
+	return c.now
+}
+
+const (
+	// retentionInterval is how often is looked for what must go.
+	retentionInterval = time.Second
+	// retentionStep is how much at least is removed for its age at a time: a cut costs a
+	// synced write or two.
+	retentionStep = time.Minute
+	// spareBytes is what the store needs on disk beside events: the ballast, Pebble's logs
+	// and manifests, tables on their way out.
+	spareBytes = 160 << 20
+	// keptBytes is what want of free space leaves in the buffer: removing it would win
+	// nothing.
+	keptBytes = 64 << 20
+)
 
 func (l *Log) trimUntil(ctx context.Context) error {
 	tick := time.NewTicker(retentionInterval)
 	defer tick.Stop()
 	for {
-		if err := l.Trim(); err != nil {
+		if err := l.trim(min(retentionStep, l.cfg.Retention/60)); err != nil {
 			return err
 		}
 		select {
@@ -28,69 +65,175 @@ func (l *Log) trimUntil(ctx context.Context) error {
 	}
 }
 
-// Trim removes what is older than the retention.
-func (l *Log) Trim() error {
+// Why events are removed, as a metric's label.
+const (
+	tooOld   = "age"
+	tooMany  = "max_disk"
+	tooTight = "min_free_disk"
+)
+
+// Trim removes what is too old, and more of the oldest if the log is too large or the disk
+// too full. It has one caller at a time, which is Run as long as that runs.
+func (l *Log) Trim() error { return l.trim(0) }
+
+// trim is Trim, but leaves what is too old until it is so by step.
+func (l *Log) trim(step time.Duration) error {
 	l.closing.RLock()
 	defer l.closing.RUnlock()
 	if l.closed {
 		return ErrClosed
 	}
-	limit := event.CursorAt(l.cfg.Now().Add(-l.cfg.Retention))
-	if limit <= 0 {
-		return nil // a clock that nobody has set yet
-	}
-	removed, err := l.store.lastThrough(limit)
-	if err != nil || removed <= l.Trimmed() {
+	through, reason, err := l.tooOld(step)
+	if err != nil {
 		return err
 	}
-	// First said, then done: a reader that meets the hole knows why.
-	l.trimmed.Store(int64(removed))
+	excess, why := l.excess()
+	if excess > 0 {
+		removed := l.removed.Load().bytes
+		p, err := l.throughBytes(removed + excess)
+		if err != nil {
+			return err
+		}
+		if p > through {
+			through, reason = p, why
+		}
+	}
+	if through <= l.Trimmed() {
+		return nil
+	}
+	return l.remove(through, reason)
+}
+
+// tooOld returns how far events are older than the retention.
+func (l *Log) tooOld(step time.Duration) (through event.Cursor, reason string, err error) {
+	limit := event.CursorAt(l.retention.clock.advance(l.cfg.Now()).Add(-l.cfg.Retention))
+	oldest := l.Oldest()
+	if limit <= 0 || oldest == 0 || limit < oldest+event.Cursor(step.Microseconds()) {
+		return 0, "", nil // also with a clock that nobody has set yet
+	}
 	l.writing.Lock()
-	err = l.store.trim(removed, l.Last(), l.Checkpoint())
+	if len(l.fresh) > 0 && l.fresh[0].First() <= limit {
+		// Where hardly anything happens. Only blocks are removed.
+		err = l.commit(nil, state{l.Trimmed(), l.Checkpoint()}, true)
+	}
+	blocks := l.blocks
+	l.writing.Unlock()
+	if err != nil {
+		return 0, "", err
+	}
+	through, err = l.store.lastThrough(min(limit, blocks))
+	return through, tooOld, err
+}
+
+// excess returns how many bytes of the oldest events must go for the store's size or for
+// the disk's free space. Both count what the log has stored, not what the disk shows:
+// space comes back later, and a loop on that would remove too much.
+func (l *Log) excess() (bytes int64, reason string) {
+	size := l.stored.Load().bytes - l.removed.Load().bytes
+	if limit := l.cfg.MaxBytes - spareBytes; l.cfg.MaxBytes > 0 && size > limit {
+		bytes, reason = size-limit+limit/256, tooMany // and a little, so as not to cut every second
+	}
+	usage, err := l.cfg.FS.GetDiskUsage(l.cfg.Dir)
+	if err != nil {
+		return bytes, reason // not every file system can tell
+	}
+	wanted := max(l.cfg.MinFree, uint64(l.cfg.MinFreeShare*float64(usage.TotalBytes)), l.cfg.Floor+l.cfg.Floor/2)
+	if usage.AvailBytes >= wanted {
+		return bytes, reason
+	}
+	m := l.store.db.Metrics()
+	coming := m.Table.ObsoleteSize + m.Table.ZombieSize
+	if short := min(int64(wanted)-int64(usage.AvailBytes)-int64(coming), size-keptBytes); short > bytes {
+		bytes, reason = short, tooTight
+	}
+	return bytes, reason
+}
+
+// throughBytes returns the end of the block with which the log, since it began, had taken
+// so many bytes; but no further than the block before the last.
+func (l *Log) throughBytes(total int64) (event.Cursor, error) {
+	l.writing.Lock()
+	blocks := l.blocks
+	l.writing.Unlock()
+	begin := l.Trimmed()
+	if blocks <= begin {
+		return begin, nil
+	}
+	var failed error
+	// The first position that what follows is needed after.
+	n := sort.Search(int(blocks-begin), func(i int) bool {
+		next, err := l.store.first(begin + event.Cursor(i))
+		if err != nil {
+			failed = err
+		}
+		return err != nil || next.Last >= blocks || next.totalBytes > total
+	})
+	return begin + event.Cursor(n), failed
+}
+
+// remove removes the blocks up to the one that ends at through.
+func (l *Log) remove(through event.Cursor, reason string) error {
+	// First said, then done: a reader that meets the hole knows why.
+	l.trimmed.Store(int64(through))
+	l.writing.Lock()
+	w := l.store.newBatch(1 << 10)
+	w.state(l.Last(), state{through, l.Checkpoint()})
+	err := w.commit()
 	l.writing.Unlock()
 	if err != nil {
 		return err
 	}
+	if err := l.store.excise(context.Background(), through); err != nil {
+		return err
+	}
 	l.oldestMu.Lock()
 	defer l.oldestMu.Unlock()
-	oldest, err := l.store.oldest(l.Trimmed())
+	first, err := l.store.first(through)
 	if err != nil {
 		return err
 	}
+	before, now := *l.removed.Load(), *l.stored.Load()
+	oldest := first.First
+	if first.Last > 0 {
+		now = totals{first.totalBytes - first.stored, first.totalEvents - int64(first.Events())}
+	} else if c := l.current.Load().next(through); c != nil {
+		oldest = c.First()
+	}
+	l.removed.Store(&now)
 	l.oldest.Store(int64(oldest))
-	l.log.Debug("old events removed", "through", removed, "oldest", oldest)
+	l.metrics.removed.WithLabelValues(reason).Add(float64(now.events - before.events))
+	l.log.Debug("old events removed", "reason", reason, "through", through, "oldest", oldest)
+	if reason != tooOld && time.Since(l.retention.told) > time.Hour {
+		l.retention.told = time.Now()
+		advice := "raise --max-disk or lower --event-ttl"
+		if reason == tooTight {
+			advice = "make room, or lower --min-free-disk or --event-ttl"
+		}
+		l.log.Warn("the buffer does not hold the whole --event-ttl: "+advice, "reason", reason,
+			"replay", time.Since(oldest.Time()).Round(time.Minute), "buffer_bytes", l.stored.Load().bytes-now.bytes)
+	}
 	return nil
 }
 
-// spaceCheck remembers the last look at the disk.
-type spaceCheck struct{ at time.Time }
-
-// spaceInterval is how often the free space is looked at: at 100 MB/s far less than
-// the floor is written in between.
-const spaceInterval = time.Second
+// spaceInterval is how often an Append that waits looks at the disk.
+const spaceInterval = 250 * time.Millisecond
 
 // waitForSpace returns when there is room for another batch.
 func (l *Log) waitForSpace(ctx context.Context) error {
-	if time.Since(l.space.at) < spaceInterval {
-		return nil
-	}
 	for {
 		usage, err := l.cfg.FS.GetDiskUsage(l.cfg.Dir)
 		if err != nil {
-			// Not every file system can tell (those in memory cannot).
-			l.space.at = time.Now()
-			return nil
+			return nil // not every file system can tell (those in memory cannot)
 		}
-		if usage.AvailBytes >= l.cfg.MinFree {
+		if usage.AvailBytes >= l.cfg.Floor {
 			if l.diskFull.Swap(false) {
 				l.log.Info("disk has space again, ingest goes on", "free_bytes", usage.AvailBytes)
 			}
-			l.space.at = time.Now()
 			return nil
 		}
 		if !l.diskFull.Swap(true) {
 			l.log.Error("disk is too full, ingest waits until there is space; consumers are still served",
-				"dir", l.cfg.Dir, "free_bytes", usage.AvailBytes, "needed_bytes", l.cfg.MinFree)
+				"dir", l.cfg.Dir, "free_bytes", usage.AvailBytes, "needed_bytes", l.cfg.Floor)
 		}
 		select {
 		case <-ctx.Done():

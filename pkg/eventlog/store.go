@@ -2,11 +2,13 @@ package eventlog
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -19,9 +21,11 @@ import (
 type store struct {
 	db    *pebble.DB
 	fault chan error // receives the first fault that Pebble calls fatal
+
+	unflushed int // bytes written since the last flush; owned by who appends
 }
 
-const formatByte = 2
+const formatByte = 3
 
 // What belongs to a cursor has keys <prefixEvents> <cursor, 8 bytes> <part>.
 const (
@@ -29,12 +33,12 @@ const (
 	keyLen       = 10
 )
 
-// The parts. A chunk's are at the cursor of its last event, the index first, so that a
-// seek finds it.
+// The parts. A block's are at the cursor of its last event, the index first, so that a
+// seek finds it; the state is behind everything else.
 const (
-	partIndex      = 'i'
-	partTrimmed    = 't'
-	partCheckpoint = 'u'
+	partFresh = 'f'
+	partIndex = 'i'
+	partState = '~'
 )
 
 var (
@@ -54,6 +58,31 @@ func position(c event.Cursor) []byte {
 
 func keyCursor(key []byte) event.Cursor {
 	return event.Cursor(binary.BigEndian.Uint64(key[1:]))
+}
+
+func keyPart(key []byte) byte { return key[keyLen-1] }
+
+// state is what the store knows beside events. It is stored with every append, and the one
+// that stands last counts.
+type state struct {
+	trimmed    event.Cursor // the greatest cursor that retention has removed
+	checkpoint []byte       // nil: there has been none
+}
+
+// encode returns the state as it is stored: trimmed, 8 bytes little-endian; the checkpoint.
+func (s state) encode() []byte {
+	return append(binary.LittleEndian.AppendUint64(make([]byte, 0, 8+len(s.checkpoint)), uint64(s.trimmed)), s.checkpoint...)
+}
+
+func parseState(b []byte) (state, error) {
+	if len(b) < 8 {
+		return state{}, errors.New("damaged state")
+	}
+	s := state{trimmed: event.Cursor(binary.LittleEndian.Uint64(b))}
+	if len(b) > 8 {
+		s.checkpoint = bytes.Clone(b[8:])
+	}
+	return s, nil
 }
 
 // pebbleLogger passes Pebble's messages on. Pebble expects Fatalf not to return; the
@@ -80,6 +109,9 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 	select {}
 }
 
+// memTableSize is how much of the log is in memory before it becomes a table.
+const memTableSize = 8 << 20
+
 func openStore(fs vfs.FS, dir string, log *slog.Logger) (*store, error) {
 	if fs == nil {
 		fs = vfs.Default
@@ -94,16 +126,15 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger) (*store, error) {
 	defer cache.Unref()
 	// A memtable is flushed as one table and moved to the bottom at once, while it is alone
 	// (see the package comment): with more than two in L0 Pebble would rather merge them.
-	// Memtables of 8 MiB took as much CPU, catching up, and 8 MB more.
 	options := &pebble.Options{
 		FS:                          fs,
 		Logger:                      logger,
 		Cache:                       cache,
-		MemTableSize:                4 << 20,
+		MemTableSize:                memTableSize,
 		MemTableStopWritesThreshold: 3,
 		L0CompactionThreshold:       2,
 		L0StopWritesThreshold:       24,
-		TargetFileSizes:             [7]int64{4 << 20},
+		TargetFileSizes:             [7]int64{memTableSize},
 		FormatMajorVersion:          pebble.FormatNewest,
 	}
 	// Payloads are compressed before they come here. The index is not: a tenth of all bytes.
@@ -136,11 +167,6 @@ func (s *store) checkFormat() error {
 	case v != nil:
 		return fmt.Errorf("the store has format %x, this program reads format %d: give it another data directory", v, formatByte)
 	}
-	if v, err := s.get([]byte("mformat")); err != nil {
-		return err
-	} else if v != nil {
-		return fmt.Errorf("the store has an older format, %x, this program reads format %d: give it another data directory", v, formatByte)
-	}
 	it, err := s.db.NewIter(nil)
 	if err != nil {
 		return fmt.Errorf("read store: %w", err)
@@ -152,7 +178,14 @@ func (s *store) checkFormat() error {
 	if foreign {
 		return errors.New("the data directory holds a Pebble store of another program; give Slipstream a directory of its own")
 	}
-	return s.db.Set(keyFormat, []byte{formatByte}, pebble.Sync)
+	if err := s.db.Set(keyFormat, []byte{formatByte}, pebble.Sync); err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	// At the bottom, in a table of its own, it is in nobody's way.
+	if err := s.db.Compact(context.Background(), keyFormat, append(keyFormat[:len(keyFormat):len(keyFormat)], 0), false); err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return nil
 }
 
 // get returns a copy of a value, or nil if there is none.
@@ -168,67 +201,196 @@ func (s *store) get(key []byte) ([]byte, error) {
 	return out, closer.Close()
 }
 
-// append commits chunks and checkpoint in one synced batch. A nil checkpoint leaves
-// the stored one. last is the cursor of the last event before the chunks.
-func (s *store) append(last event.Cursor, chunks []*Chunk, checkpoint []byte) error {
-	size := 256
-	for _, c := range chunks {
-		size += len(c.index) + len(c.packed) + c.Size(Zstd) + c.Size(Extra) + 128
+// batch is what one append writes.
+type batch struct {
+	store *store
+	b     *pebble.Batch
+}
+
+func (s *store) newBatch(size int) batch { return batch{s, s.db.NewBatchWithSize(size)} }
+
+// fresh adds a chunk as it came, in one record, with the state that holds once it is stored:
+//
+//	length of the state, 4 bytes little-endian; the state
+//	length of the index, 4; the index
+//	length of the packed JSON, 4; the packed JSON
+//	zstd, as long as the index says
+//	extra
+func (w batch) fresh(c *Chunk, s state) {
+	st := s.encode()
+	v := make([]byte, 0, 12+len(st)+len(c.index)+len(c.packed)+c.Size(Zstd)+c.Size(Extra))
+	for _, part := range [][]byte{st, c.index, c.packed} {
+		v = append(binary.LittleEndian.AppendUint32(v, uint32(len(part))), part...)
 	}
-	b := s.db.NewBatchWithSize(size)
-	defer b.Close()
-	for _, c := range chunks {
-		last = c.Last()
-		b.Set(key(last, partIndex), c.index, nil)
-		for f, part := range partOf {
-			p := c.payload[f]
-			if Form(f) == JSON {
-				p = c.packed
-			}
-			if len(p) > 0 {
-				b.Set(key(last, part), p, nil)
-			}
+	v = append(append(v, c.payload[Zstd]...), c.payload[Extra]...)
+	w.b.Set(key(c.Last(), partFresh), v, nil)
+}
+
+// parseFresh reads a fresh record. The chunk is resident.
+func parseFresh(v []byte) (*Chunk, state, error) {
+	v = bytes.Clone(v) // the chunk keeps it
+	var parts [3][]byte
+	for i := range parts {
+		if len(v) < 4 || uint64(binary.LittleEndian.Uint32(v)) > uint64(len(v)-4) {
+			return nil, state{}, errors.New("damaged fresh chunk")
+		}
+		n := 4 + int(binary.LittleEndian.Uint32(v))
+		parts[i], v = v[4:n], v[n:]
+	}
+	s, err := parseState(parts[0])
+	if err != nil {
+		return nil, state{}, err
+	}
+	c, err := parseIndex(parts[1])
+	if err != nil {
+		return nil, state{}, err
+	}
+	if len(v) != c.Size(Zstd)+c.Size(Extra) {
+		return nil, state{}, fmt.Errorf("payloads of %d bytes, the index says %d", len(v), c.Size(Zstd)+c.Size(Extra))
+	}
+	c.payload[Zstd], c.payload[Extra] = v[:c.Size(Zstd):c.Size(Zstd)], v[c.Size(Zstd):]
+	if len(parts[2]) > 0 || c.Size(JSON) > 0 {
+		if c.payload[JSON], err = event.UnpackBlock(parts[2], c.Size(JSON)); err != nil {
+			return nil, state{}, err
 		}
 	}
-	if checkpoint != nil {
-		b.Set(key(last, partCheckpoint), checkpoint, nil)
+	c.resident = true
+	return c, s, nil
+}
+
+// block adds a chunk as readers find it, and returns how many bytes it takes. before is
+// how much all blocks before it took.
+func (w batch) block(c *Chunk, before totals) (after totals) {
+	const keys = 2 * (keyLen + 8) // at least two, each with what Pebble adds
+	stored := keys + len(c.index) + len(c.packed) + c.Size(Zstd) + c.Size(Extra)
+	after = totals{before.bytes + int64(stored), before.events + int64(len(c.Entries))}
+	binary.LittleEndian.PutUint32(c.index[offStored:], uint32(stored))
+	binary.LittleEndian.PutUint64(c.index[offTotalBytes:], uint64(after.bytes))
+	binary.LittleEndian.PutUint64(c.index[offTotalEvents:], uint64(after.events))
+	last := c.Last()
+	w.b.Set(key(last, partIndex), c.index, nil)
+	for f, part := range partOf {
+		p := c.payload[f]
+		if Form(f) == JSON {
+			p = c.packed
+		}
+		if len(p) > 0 {
+			w.b.Set(key(last, part), p, nil)
+		}
 	}
-	if err := b.Commit(pebble.Sync); err != nil {
+	return after
+}
+
+// merged removes fresh records, which a block has taken the place of. Each was written
+// once. Whoever writes a key once may delete it by SingleDelete, and if both are still in
+// memory nothing of either reaches a table.
+func (w batch) merged(chunks []*Chunk) {
+	for _, c := range chunks {
+		w.b.SingleDelete(key(c.Last(), partFresh), nil)
+	}
+}
+
+// state adds the state, to hold when the event at last is the newest.
+func (w batch) state(last event.Cursor, s state) { w.b.Set(key(last, partState), s.encode(), nil) }
+
+// commit makes the batch durable.
+func (w batch) commit() error {
+	defer w.b.Close()
+	n := w.b.Len()
+	if err := w.b.Commit(pebble.Sync); err != nil {
 		return fmt.Errorf("commit chunk: %w", err)
 	}
-	for _, c := range chunks {
-		c.packed = nil
+	w.store.unflushed += n
+	return nil
+}
+
+// flushBytes is how much is written before the memtable is turned into a table: as much
+// as it holds for sure, with room for the append that reaches it.
+const flushBytes = memTableSize - 3<<19
+
+// flush lets Pebble turn what has been written into a table, if it is enough for one. It is
+// called where no fresh record is left that a later append would delete, and where what is
+// written next has keys behind all that there are: then tables never overlap.
+func (s *store) flush() error {
+	if s.unflushed < flushBytes {
+		return nil
+	}
+	s.unflushed = 0
+	if _, err := s.db.AsyncFlush(); err != nil {
+		return fmt.Errorf("flush store: %w", err)
 	}
 	return nil
 }
 
-// ends returns what is at the two ends of the log: the greatest cursor that retention has
-// removed and the greatest one of all (0 if there is none), and the newest checkpoint (nil
-// if there is none).
-func (s *store) ends() (trimmed, last event.Cursor, checkpoint []byte, err error) {
+// totals counts what has been stored in blocks since the log began, retention or not.
+type totals struct{ bytes, events int64 }
+
+// ending is the log's newest part, as found at open.
+type ending struct {
+	state
+	last   event.Cursor // 0: there has been no event
+	blocks event.Cursor // the last event that is in a block; 0: there is none
+	totals totals
+	fresh  []*Chunk
+}
+
+// ending reads what the log ends with.
+func (s *store) ending() (e ending, err error) {
 	it, err := s.events(0, math.MaxInt64)
 	if err != nil {
-		return 0, 0, nil, err
+		return e, err
 	}
-	if it.First() && it.Key()[keyLen-1] == partTrimmed {
-		trimmed = keyCursor(it.Key())
+	fault := func(err error) (ending, error) {
+		return ending{}, errors.Join(fmt.Errorf("read store: %w", err), it.Close())
 	}
-	ok := it.Last()
-	if ok {
-		last = keyCursor(it.Key())
-	}
-	// Nearly every append has a checkpoint: this is a step or two.
-	for ok && it.Key()[keyLen-1] != partCheckpoint {
-		ok = it.Prev()
-	}
-	if ok {
+	known := false // the state
+	for ok := it.Last(); ok; ok = it.Prev() {
+		at := keyCursor(it.Key())
+		e.last = max(e.last, at)
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return 0, 0, nil, errors.Join(fmt.Errorf("read store: %w", err), it.Close())
+			return fault(err)
 		}
-		checkpoint = bytes.Clone(v)
+		switch keyPart(it.Key()) {
+		case partState:
+			if !known {
+				if e.state, err = parseState(v); err != nil {
+					return fault(fmt.Errorf("at %d: %w", at, err))
+				}
+				known = true
+			}
+			continue
+		case partFresh:
+			c, st, err := parseFresh(v)
+			if err == nil && c.Last() != at {
+				err = fmt.Errorf("its index ends at %d", c.Last())
+			}
+			if err != nil {
+				return fault(fmt.Errorf("fresh chunk %d: %w", at, err))
+			}
+			if !known {
+				e.state, known = st, true
+			}
+			e.fresh = append(e.fresh, c)
+			continue
+		}
+		e.blocks = at
+		break
 	}
-	return trimmed, last, checkpoint, closeIter(it)
+	slices.Reverse(e.fresh)
+	if err := closeIter(it); err != nil || e.blocks == 0 {
+		return e, err
+	}
+	c, err := s.block(e.blocks)
+	if err == nil && c == nil {
+		err = fmt.Errorf("chunk %d: has no index", e.blocks)
+	}
+	if err != nil {
+		return e, err
+	}
+	summary, err := parseSummary(c.index)
+	e.totals = totals{summary.totalBytes, summary.totalEvents}
+	return e, err
 }
 
 // events iterates over the keys of the chunks that end at or after from and before to.
@@ -247,16 +409,9 @@ func closeIter(it *pebble.Iterator) error {
 	return nil
 }
 
-// indexAt parses the index that an iterator stands at. The chunk has no payloads yet.
-func indexAt(it *pebble.Iterator) (*Chunk, error) {
-	last := keyCursor(it.Key())
-	v, err := it.ValueAndErr()
-	if err == nil && it.Key()[keyLen-1] != partIndex {
-		err = errors.New("has no index")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("chunk %d: %w", last, err)
-	}
+// parseBlock parses the index of the block whose last event is given. It has no payloads
+// yet.
+func parseBlock(last event.Cursor, v []byte) (*Chunk, error) {
 	c, err := parseIndex(bytes.Clone(v))
 	if err == nil && c.Last() != last {
 		err = fmt.Errorf("its index ends at %d", c.Last())
@@ -267,63 +422,113 @@ func indexAt(it *pebble.Iterator) (*Chunk, error) {
 	return c, nil
 }
 
-// read returns up to limit bytes of consecutive chunks, but at least one, from the
-// first that has an event after the given position. They have no payloads yet.
-func (s *store) read(after event.Cursor, limit int) ([]*Chunk, error) {
-	it, err := s.events(after+1, math.MaxInt64)
-	if err != nil {
+// block returns the block whose last event is given, or nil if there is none.
+func (s *store) block(last event.Cursor) (*Chunk, error) {
+	v, err := s.get(key(last, partIndex))
+	if err != nil || v == nil {
 		return nil, err
 	}
-	var chunks []*Chunk
-	size := 0
-	for ok := it.First(); ok && size < limit; {
-		c, err := indexAt(it)
-		if err != nil {
-			return nil, errors.Join(err, it.Close())
-		}
-		chunks = append(chunks, c)
-		size += c.Size(JSON)
-		ok = size < limit && it.SeekGE(position(c.Last()+1))
+	return parseBlock(last, v)
+}
+
+// each calls visit with the summary and the index of each block, from the first that has an
+// event after the given position, until it returns false.
+func (s *store) each(after event.Cursor, visit func(sum *Summary, index []byte) (more bool, err error)) error {
+	it, err := s.events(after+1, math.MaxInt64)
+	if err != nil {
+		return err
 	}
-	return chunks, closeIter(it)
+	for ok := it.First(); ok; {
+		last := keyCursor(it.Key())
+		switch keyPart(it.Key()) {
+		case partState:
+			ok = it.Next()
+			continue
+		case partFresh:
+			return closeIter(it) // from here on everything is in memory
+		}
+		v, err := it.ValueAndErr()
+		if err == nil && keyPart(it.Key()) != partIndex {
+			err = errors.New("has no index")
+		}
+		var sum Summary
+		if err == nil {
+			sum, err = parseSummary(v)
+		}
+		if err == nil && sum.Last != last {
+			err = fmt.Errorf("its index ends at %d", sum.Last)
+		}
+		more := false
+		if err == nil {
+			more, err = visit(&sum, v)
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("chunk %d: %w", last, err), it.Close())
+		}
+		ok = more && it.SeekGE(position(last+1))
+	}
+	return closeIter(it)
+}
+
+// skipBlocks bounds how many blocks are passed over in one go: a millisecond or two.
+const skipBlocks = 64
+
+// read returns up to limit bytes of consecutive blocks, but at least one, from the first
+// that has an event after the given position and is not passed over. They have no payloads
+// yet. passed is the last event of those that were passed over before them, or after.
+func (s *store) read(after event.Cursor, limit int, skip func(*Summary) bool) (blocks []*Chunk, passed event.Cursor, err error) {
+	passed = after
+	size, skipped := 0, 0
+	err = s.each(after, func(sum *Summary, index []byte) (bool, error) {
+		if skip != nil && skip(sum) {
+			if len(blocks) > 0 {
+				return false, nil
+			}
+			passed = sum.Last
+			skipped++
+			return skipped < skipBlocks, nil
+		}
+		c, err := parseIndex(bytes.Clone(index))
+		if err != nil {
+			return false, err
+		}
+		blocks = append(blocks, c)
+		size += c.Size(JSON)
+		return size < limit, nil
+	})
+	return blocks, passed, err
+}
+
+// first returns the summary of the first block with an event after the given position; its
+// Last is 0 if there is none.
+func (s *store) first(after event.Cursor) (first Summary, err error) {
+	err = s.each(after, func(sum *Summary, _ []byte) (bool, error) {
+		first = *sum
+		first.hashes, first.collections, first.rest = nil, nil, nil // Pebble's memory
+		return false, nil
+	})
+	return first, err
 }
 
 // tail returns a position that at least events events follow, if there are as many,
-// counting back from the newest, but reading no more than limit bytes of them.
-func (s *store) tail(events int, limit int64) (event.Cursor, error) {
-	it, err := s.events(0, math.MaxInt64)
-	if err != nil {
-		return 0, err
-	}
-	at := event.Cursor(0)
-	for ok := it.Last(); ok && events > 0 && limit > 0; ok = it.SeekLT(position(keyCursor(it.Key()))) {
-		if !it.SeekGE(position(keyCursor(it.Key()))) {
-			break // an error, which Close returns: the key was there
-		}
-		if it.Key()[keyLen-1] != partIndex {
-			break // the log begins here: what retention has left, or a checkpoint without events
-		}
-		c, err := indexAt(it)
+// counting back from the block that ends at last, but no more than limit bytes of them.
+func (s *store) tail(last event.Cursor, events int, limit int64) (event.Cursor, error) {
+	for events > 0 && limit > 0 && last > 0 {
+		c, err := s.block(last)
 		if err != nil {
-			return 0, errors.Join(err, it.Close())
+			return 0, err
 		}
-		at = c.Prev
+		if c == nil {
+			break // the log begins here
+		}
+		last = c.Prev
 		events -= len(c.Entries)
 		limit -= c.cost()
 	}
-	return at, closeIter(it)
+	return last, nil
 }
 
-// oldest returns the cursor of the first event after the given cursor, or 0.
-func (s *store) oldest(after event.Cursor) (event.Cursor, error) {
-	chunks, err := s.read(after, 1)
-	if err != nil || len(chunks) == 0 {
-		return 0, err
-	}
-	return chunks[0].First(), nil
-}
-
-// lastThrough returns the cursor of the last chunk that ends at or before the given
+// lastThrough returns the cursor of the last block that ends at or before the given
 // cursor, or 0 if there is none.
 func (s *store) lastThrough(through event.Cursor) (event.Cursor, error) {
 	it, err := s.events(0, through+1)
@@ -337,39 +542,21 @@ func (s *store) lastThrough(through event.Cursor) (event.Cursor, error) {
 	return last, closeIter(it)
 }
 
-// trim removes every chunk up to and including the one that ends at through, and stores
-// that it did. The checkpoint, made after the event at last, may have been theirs. Nothing
-// may be appended meanwhile.
+// excise removes every chunk up to and including the one that ends at through: whole
+// tables are dropped, and what is cut off the one that straddles the end goes when the rest
+// of it does. The state at through, if there is one, stays.
 //
-// What is deleted gets a table of its own, between two flushes. In one with the newest
-// events it would reach over the whole log, and be merged with all that is below
-// (measured: as if everything were written once more).
-func (s *store) trim(through, last event.Cursor, checkpoint []byte) error {
-	if checkpoint != nil && last > through {
-		if err := s.db.Set(key(last, partCheckpoint), checkpoint, pebble.Sync); err != nil {
-			return fmt.Errorf("trim store: %w", err)
-		}
-	}
-	if err := s.db.Flush(); err != nil {
-		return fmt.Errorf("trim store: %w", err)
-	}
-	b := s.db.NewBatch()
-	defer b.Close()
-	b.DeleteRange(position(0), position(through+1), nil)
-	b.Set(key(through, partTrimmed), nil, nil)
-	if checkpoint != nil && last == through {
-		b.Set(key(last, partCheckpoint), checkpoint, nil) // the log is empty: this is its end, too
-	}
-	if err := b.Commit(pebble.Sync); err != nil {
-		return fmt.Errorf("trim store: %w", err)
-	}
-	if err := s.db.Flush(); err != nil {
+// A range deletion did as much with a flush before it and one after, so that its table did
+// not reach over the whole log, and the space came back only when Pebble had looked at
+// every table below. Excising is one edit of Pebble's manifest.
+func (s *store) excise(ctx context.Context, through event.Cursor) error {
+	if err := s.db.Excise(ctx, pebble.KeyRange{Start: position(0), End: key(through, partState)}); err != nil {
 		return fmt.Errorf("trim store: %w", err)
 	}
 	return nil
 }
 
-// payload reads one form of a chunk.
+// payload reads one form of a block.
 func (s *store) payload(c *Chunk, f Form) ([]byte, error) {
 	if c.Size(f) == 0 {
 		return nil, nil

@@ -34,8 +34,8 @@ func (w *window) next(after event.Cursor) *Chunk {
 }
 
 // with returns the window after the given chunks were appended, holding at most
-// budget bytes, but at least the newest chunk.
-func (w *window) with(chunks []*Chunk, budget int64) *window {
+// budget bytes, but at least the newest chunk and everything after stored.
+func (w *window) with(chunks []*Chunk, budget int64, stored event.Cursor) *window {
 	next := &window{bytes: w.bytes, last: w.last, grown: make(chan struct{})}
 	for _, c := range chunks {
 		next.bytes += c.cost()
@@ -43,7 +43,7 @@ func (w *window) with(chunks []*Chunk, budget int64) *window {
 	}
 	all := append(append(make([]*Chunk, 0, len(w.chunks)+len(chunks)), w.chunks...), chunks...)
 	drop := 0
-	for drop < len(all)-1 && next.bytes > budget {
+	for drop < len(all)-1 && next.bytes > budget && all[drop].Last() <= stored {
 		next.bytes -= all[drop].cost()
 		drop++
 	}

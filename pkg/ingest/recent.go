@@ -97,9 +97,10 @@ func (r *recent) fill(log *eventlog.Log) error {
 		if err != nil {
 			return err
 		}
+		dids := c.DIDs()
 		for i := range c.Entries {
 			e := &c.Entries[i]
-			did := c.DIDs[e.DID]
+			did := dids[e.DID]
 			switch e.Kind {
 			case event.KindCommit:
 				payload := event.Payload(frames[c.Start(i, eventlog.JSON):e.End[eventlog.JSON]])

@@ -22,7 +22,8 @@ type Filter struct {
 	collections map[string]struct{} // exact NSIDs
 	prefixes    []string            // each with its final dot
 	dids        map[string]struct{}
-	maxSize     int // of the JSON payload in bytes; 0: no limit
+	hashes      []uint32 // of dids, ascending
+	maxSize     int      // of the JSON payload in bytes; 0: no limit
 }
 
 // NewFilter makes a filter of the values of wantedCollections, wantedDids and
@@ -62,6 +63,10 @@ func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 		}
 		f.dids[strings.Clone(d)] = struct{}{} // the query that it is a part of may be long
 	}
+	for d := range f.dids {
+		f.hashes = append(f.hashes, eventlog.HashDID(d))
+	}
+	slices.Sort(f.hashes)
 	return f, nil
 }
 
@@ -134,12 +139,42 @@ func payloadSize(c *eventlog.Chunk, i int) int {
 	return event.PayloadLen(int(c.Entries[i].End[eventlog.JSON] - c.Start(i, eventlog.JSON)))
 }
 
-// matcher is a filter looked up in one chunk's table of collections. It belongs to one
-// writer.
+// skip returns which chunks on disk need not be read for the filter; nil: it takes them all.
+func (f *Filter) skip() func(*eventlog.Summary) bool {
+	if f.collections == nil && f.prefixes == nil && f.dids == nil {
+		return nil
+	}
+	return func(s *eventlog.Summary) bool { return !f.mayWant(s) }
+}
+
+// mayWant reports whether there may be an event for the filter in the chunk that is summed
+// up: a chunk on disk for which there is none is passed over unread.
+func (f *Filter) mayWant(s *eventlog.Summary) bool {
+	if f.dids != nil && !s.HasAny(f.hashes) {
+		return false
+	}
+	if s.Kinds[event.KindIdentity]+s.Kinds[event.KindAccount] > 0 {
+		return true // those are wanted whatever the collections
+	}
+	if f.collections == nil && f.prefixes == nil {
+		return s.Kinds[event.KindCommit] > 0
+	}
+	for name := range s.Collections {
+		if f.wantsCollection(string(name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// matcher is a filter looked up in one chunk's tables of collections and DIDs. It belongs to
+// one writer.
 type matcher struct {
 	filter *Filter
 	chunk  *eventlog.Chunk
 	wanted []bool // per collection of the chunk
+	dids   []bool // per DID of the chunk, if the filter names any
+	some   bool   // there is such a DID
 	all    bool   // the filter wants every event that v1 has
 }
 
@@ -147,20 +182,67 @@ type matcher struct {
 func (m *matcher) reset(f *Filter, c *eventlog.Chunk) {
 	m.filter, m.chunk = f, c
 	m.all = f.collections == nil && f.prefixes == nil && f.dids == nil && f.maxSize == 0
-	m.wanted = m.wanted[:0]
+	m.wanted, m.dids, m.some = m.wanted[:0], m.dids[:0], f.dids == nil
 	if m.all {
 		return
 	}
+	if f.dids != nil {
+		m.findDIDs()
+	}
 	for _, name := range c.Collections {
-		m.wanted = append(m.wanted, f.wantsCollection(name))
+		m.wanted = append(m.wanted, m.some && f.wantsCollection(name))
 	}
 }
 
-// none reports whether the chunk has nothing for the filter, as far as its collections
-// tell.
+// findDIDs looks up which of the chunk's DIDs the filter names. Hashes are compared, so as
+// not to look at every name, nor even make the chunk's names of its index: where one is the
+// same, the name decides.
+func (m *matcher) findDIDs() {
+	hashes, own := m.filter.hashes, m.chunk.Hashes
+	m.dids = append(m.dids, make([]bool, len(own))...)
+	found := func(i int) {
+		if _, ok := m.filter.dids[m.chunk.DIDs()[i]]; ok {
+			m.dids[i], m.some = true, true
+		}
+	}
+	// Of a few in one and many in the other, the few are looked up; else it is cheaper to
+	// walk along both. Several DIDs may have one hash.
+	switch {
+	case 8*len(hashes) < len(own):
+		for _, h := range hashes {
+			for i, _ := slices.BinarySearch(own, h); i < len(own) && own[i] == h; i++ {
+				found(i)
+			}
+		}
+	case 8*len(own) < len(hashes):
+		for i, h := range own {
+			if _, ok := slices.BinarySearch(hashes, h); ok {
+				found(i)
+			}
+		}
+	default:
+		for i, j := 0, 0; i < len(own) && j < len(hashes); {
+			switch {
+			case own[i] < hashes[j]:
+				i++
+			case own[i] > hashes[j]:
+				j++
+			default:
+				found(i)
+				i++
+			}
+		}
+	}
+}
+
+// none reports whether the chunk has nothing for the filter, as far as its collections and
+// DIDs tell.
 func (m *matcher) none() bool {
 	if m.all || slices.Contains(m.wanted, true) {
 		return false
+	}
+	if !m.some {
+		return true
 	}
 	for i := range m.chunk.Entries {
 		if m.chunk.Entries[i].Kind != event.KindCommit {
@@ -183,10 +265,8 @@ func (m *matcher) wants(i int) bool {
 	if e.Kind == event.KindCommit && !m.wanted[e.Collection] {
 		return false
 	}
-	if m.filter.dids != nil {
-		if _, ok := m.filter.dids[m.chunk.DIDs[e.DID]]; !ok {
-			return false
-		}
+	if len(m.dids) > 0 && !m.dids[e.DID] {
+		return false
 	}
 	return m.filter.maxSize == 0 || m.filter.fits(payloadSize(m.chunk, i))
 }

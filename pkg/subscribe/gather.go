@@ -114,15 +114,17 @@ func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error)
 			if !w.turn && !s.srv.cfg.Log.InMemory(w.from) {
 				return 0, false, w.unless(errBehind)
 			}
-			w.chunk, _, err = s.srv.cfg.Log.Next(w.from)
+			var grown <-chan struct{}
+			w.chunk, w.from, grown, err = s.srv.cfg.Log.NextUnless(w.from, s.filter.Load().skip())
 			if w.follow(s, err) {
 				continue
 			}
 			if err != nil {
 				return 0, false, w.unless(err)
 			}
+			w.at = max(w.at, w.from)
 			if w.chunk == nil {
-				return 0, true, nil
+				return 0, grown != nil, nil
 			}
 			w.next = w.chunk.After(w.at)
 		}

@@ -201,7 +201,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	s := settings{
-		log:  eventlog.Config{Dir: "log", Now: func() time.Time { return start.Time() }},
+		log:  eventlog.Config{Dir: "log", BlockEvents: 20, Now: func() time.Time { return start.Time() }},
 		sub:  subscribe.Config{Compressor: compressor(), Version: "test", Registerer: reg},
 		wrap: func(l net.Listener) net.Listener { return l },
 	}

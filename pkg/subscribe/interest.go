@@ -148,6 +148,10 @@ func (x *interest) dispatch(c *eventlog.Chunk, wake func(*subscriber)) {
 	}
 	x.smallest = append(x.smallest[:0], make([]int, len(c.Collections))...)
 	commits, others := 0, 0
+	var dids []string
+	if len(x.first) > 0 {
+		dids = c.DIDs()
+	}
 	for i := range c.Entries {
 		e := &c.Entries[i]
 		if e.Kind == event.KindSync {
@@ -160,7 +164,10 @@ func (x *interest) dispatch(c *eventlog.Chunk, wake func(*subscriber)) {
 		} else {
 			least(&others, size)
 		}
-		did := c.DIDs[e.DID]
+		if dids == nil {
+			continue
+		}
+		did := dids[e.DID]
 		if sub := x.first[did]; sub != nil {
 			ask := func(sub *subscriber) {
 				if f := sub.filter.Load(); f.fits(size) && (e.Kind != event.KindCommit || f.wantsCollection(c.Collections[e.Collection])) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -61,4 +62,43 @@ func (c *Compressor) Append(dst, payload []byte) []byte {
 func (c *Compressor) AppendBinary(dst, payload []byte) []byte {
 	start := len(dst)
 	return finishFrame(c.Append(reserve(dst), payload), start, binaryFrame)
+}
+
+// Decompressor reads what Compressors with its dictionaries make. It is safe for concurrent
+// use and lives as long as the process. klauspost's decoder does it in all builds: 0.9 µs
+// for a real event, where libzstd takes 0.65.
+type Decompressor struct {
+	ids     []uint32
+	decoder *zstd.Decoder
+}
+
+// NewDecompressor digests the dictionaries.
+func NewDecompressor(dictionaries ...[]byte) (*Decompressor, error) {
+	d := &Decompressor{}
+	for _, dictionary := range dictionaries {
+		id, err := DictionaryID(dictionary)
+		if err != nil {
+			return nil, err
+		}
+		d.ids = append(d.ids, id)
+	}
+	var err error
+	d.decoder, err = zstd.NewReader(nil, zstd.WithDecoderDicts(dictionaries...), zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxPayload))
+	return d, err
+}
+
+// maxPayload is more than any event may become.
+const maxPayload = 64 << 20
+
+// Knows reports whether the Decompressor has a dictionary.
+func (d *Decompressor) Knows(id uint32) bool { return slices.Contains(d.ids, id) }
+
+// AppendText appends to dst the text frame of the event whose binary frame is given.
+func (d *Decompressor) AppendText(dst, frame []byte) ([]byte, error) {
+	start := len(dst)
+	out, err := d.decoder.DecodeAll(Payload(frame), reserve(dst))
+	if err != nil {
+		return dst, fmt.Errorf("decompress event: %w", err)
+	}
+	return finishFrame(out, start, textFrame), nil
 }

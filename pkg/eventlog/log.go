@@ -129,7 +129,7 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.FS == nil {
 		cfg.FS = vfs.Default
 	}
-	s, err := openStore(cfg.FS, cfg.Dir, cfg.Logger)
+	s, err := openStore(cfg.FS, cfg.Dir, cfg.Logger, false)
 	if err != nil {
 		return nil, err
 	}
@@ -450,6 +450,11 @@ func (l *Log) Payload(c *Chunk, f Form) ([]byte, error) {
 		return nil, err
 	}
 	return p.([]byte), nil
+}
+
+// Loaded reports whether Payload would find a form of a chunk in memory.
+func (l *Log) Loaded(c *Chunk, f Form) bool {
+	return c.resident || l.cache.get(cacheKey{uint64(f), c.Last(), 0}) != nil
 }
 
 // Derived is a form of a chunk that is made on demand.

@@ -2,12 +2,14 @@ package eventlog_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -79,7 +81,55 @@ func (h *harness) reopen() {
 	if err := h.log.Close(); err != nil {
 		h.t.Fatal(err)
 	}
+	h.verify(h.cfg.Dir)
 	h.open()
+}
+
+// verify holds a store, which nobody has open, against all that it promises and against the
+// harness.
+func (h *harness) verify(dir string) {
+	h.t.Helper()
+	r, err := eventlog.OpenReader(h.cfg.FS, dir)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer r.Close()
+	if r.Last() != h.last || h.seq > 0 && string(r.Checkpoint()) != fmt.Sprint(h.seq) {
+		h.t.Fatalf("the reader has %d and %s, want %d and %d", r.Last(), r.Checkpoint(), h.last, h.seq)
+	}
+	var rows [3][]row
+	done := 0.0
+	var mu sync.Mutex
+	err = r.Verify(func(c *eventlog.Chunk, json, zstd, extra []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		for f, p := range [][]byte{json, zstd, extra} {
+			rows[f] = append(rows[f], rowsOf(c, eventlog.Form(f), p, 0)...)
+		}
+		return nil
+	}, func(share float64) { done = share })
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if done != 1 {
+		h.t.Errorf("the progress ended at %v", done)
+	}
+	for f := range rows {
+		// Chunks are checked several at a time.
+		slices.SortFunc(rows[f], func(a, b row) int { return cmp.Compare(a.cursor, b.cursor) })
+		h.compare(rows[f], h.rows, eventlog.Form(f))
+	}
+	n, size := 0, 0
+	for c, err := range r.Chunks() {
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		n += len(c.Entries)
+		size += c.IndexBytes + c.JSONBytes + c.OtherBytes
+	}
+	if n != len(h.rows) || (size == 0) != (n == 0) {
+		h.t.Fatalf("chunks of %d events, want %d", n, len(h.rows))
+	}
 }
 
 // chunk makes a chunk of n events.
@@ -147,25 +197,31 @@ func readAll(log *eventlog.Log, after event.Cursor, f eventlog.Form) (rows []row
 		if err != nil {
 			return rows, err
 		}
-		for i := c.After(after); i < len(c.Entries); i++ {
-			e := c.Entries[i]
-			r := row{cursor: e.Cursor, kind: e.Kind, did: c.DIDs()[e.DID]}
-			if e.Collection != eventlog.NoCollection {
-				r.collection = c.Collections[e.Collection]
-			}
-			text := string(p[c.Start(i, f):e.End[f]])
-			switch f {
-			case eventlog.JSON:
-				r.json = text
-			case eventlog.Zstd:
-				r.zstd = text
-			case eventlog.Extra:
-				r.extra = text
-			}
-			rows = append(rows, r)
-		}
+		rows = append(rows, rowsOf(c, f, p, after)...)
 		after = c.Last()
 	}
+}
+
+// rowsOf returns the events of a chunk after a position, in one form.
+func rowsOf(c *eventlog.Chunk, f eventlog.Form, p []byte, after event.Cursor) (rows []row) {
+	for i := c.After(after); i < len(c.Entries); i++ {
+		e := c.Entries[i]
+		r := row{cursor: e.Cursor, kind: e.Kind, did: c.DIDs()[e.DID]}
+		if e.Collection != eventlog.NoCollection {
+			r.collection = c.Collections[e.Collection]
+		}
+		text := string(p[c.Start(i, f):e.End[f]])
+		switch f {
+		case eventlog.JSON:
+			r.json = text
+		case eventlog.Zstd:
+			r.zstd = text
+		case eventlog.Extra:
+			r.extra = text
+		}
+		rows = append(rows, r)
+	}
+	return rows
 }
 
 // check holds the log against the harness: ordered, without hole or overlap between

@@ -112,11 +112,12 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 // memTableSize is how much of the log is in memory before it becomes a table.
 const memTableSize = 8 << 20
 
-func openStore(fs vfs.FS, dir string, log *slog.Logger) (*store, error) {
-	if fs == nil {
-		fs = vfs.Default
-	}
-	if err := fs.MkdirAll(dir, 0o755); err != nil {
+func openStore(fs vfs.FS, dir string, log *slog.Logger, readOnly bool) (*store, error) {
+	if readOnly {
+		if _, err := fs.Stat(dir); err != nil {
+			return nil, fmt.Errorf("open store: %w", err)
+		}
+	} else if err := fs.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	logger := pebbleLogger{log: log, fault: make(chan error, 1)}
@@ -136,6 +137,7 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger) (*store, error) {
 		L0StopWritesThreshold:       24,
 		TargetFileSizes:             [7]int64{memTableSize},
 		FormatMajorVersion:          pebble.FormatNewest,
+		ReadOnly:                    readOnly,
 	}
 	// Payloads are compressed before they come here. The index is not: a tenth of all bytes.
 	options.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
@@ -147,7 +149,7 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger) (*store, error) {
 		return nil, fmt.Errorf("open store in %s: %w", dir, err)
 	}
 	s := &store{db: db, fault: logger.fault}
-	if err := s.checkFormat(); err != nil {
+	if err := s.checkFormat(readOnly); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return s, nil
@@ -157,15 +159,17 @@ func isLocked(err error) bool {
 	return strings.Contains(err.Error(), "lock held") || strings.Contains(err.Error(), "resource temporarily unavailable")
 }
 
-func (s *store) checkFormat() error {
+func (s *store) checkFormat(readOnly bool) error {
 	v, err := s.get(keyFormat)
 	switch {
 	case err != nil:
 		return err
 	case len(v) == 1 && v[0] == formatByte:
 		return nil
+	case len(v) == 1 && v[0] > formatByte:
+		return fmt.Errorf("the store was written by a newer Slipstream (format %d, this one reads %d): upgrade, or give it another data directory", v[0], formatByte)
 	case v != nil:
-		return fmt.Errorf("the store has format %x, this program reads format %d: give it another data directory", v, formatByte)
+		return fmt.Errorf("the store was written by an older Slipstream (format %x, this one reads %d): give it another data directory", v, formatByte)
 	}
 	it, err := s.db.NewIter(nil)
 	if err != nil {
@@ -175,8 +179,11 @@ func (s *store) checkFormat() error {
 	if err := it.Close(); err != nil {
 		return fmt.Errorf("read store: %w", err)
 	}
-	if foreign {
+	switch {
+	case foreign:
 		return errors.New("the data directory holds a Pebble store of another program; give Slipstream a directory of its own")
+	case readOnly:
+		return errors.New("the data directory holds no events")
 	}
 	if err := s.db.Set(keyFormat, []byte{formatByte}, pebble.Sync); err != nil {
 		return fmt.Errorf("write store: %w", err)
@@ -258,11 +265,14 @@ func parseFresh(v []byte) (*Chunk, state, error) {
 	return c, s, nil
 }
 
+// blockKeys is what the keys of a block are counted as: at least two, each with what Pebble
+// adds.
+const blockKeys = 2 * (keyLen + 8)
+
 // block adds a chunk as readers find it, and returns how many bytes it takes. before is
 // how much all blocks before it took.
 func (w batch) block(c *Chunk, before totals) (after totals) {
-	const keys = 2 * (keyLen + 8) // at least two, each with what Pebble adds
-	stored := keys + len(c.index) + len(c.packed) + c.Size(Zstd) + c.Size(Extra)
+	stored := blockKeys + len(c.index) + len(c.packed) + c.Size(Zstd) + c.Size(Extra)
 	after = totals{before.bytes + int64(stored), before.events + int64(len(c.Entries))}
 	binary.LittleEndian.PutUint32(c.index[offStored:], uint32(stored))
 	binary.LittleEndian.PutUint64(c.index[offTotalBytes:], uint64(after.bytes))

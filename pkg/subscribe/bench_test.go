@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -138,38 +139,66 @@ func BenchmarkFanout(b *testing.B) {
 	}
 }
 
-// BenchmarkReplay sends one consumer everything from disk; its CPU is counted as
-// BenchmarkFanout's.
+// BenchmarkReplay reads everything on disk for one consumer; its CPU is counted as
+// BenchmarkFanout's. All figures are per event in the store, wanted or not.
 func BenchmarkReplay(b *testing.B) {
-	const events, size = 200_000, 500
+	const events, size = 400_000, 1000
+	const rare, someone = "com.example.rare", "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"
 	w := newWorld(b, func(s *settings) {
 		s.disk = true
 		s.log.WindowBytes, s.log.CacheBytes = 1<<20, 8<<20
 	})
 	w.feed.bulk = true
-	bytes := map[string]int64{}
-	for range events / size {
-		w.feed.post(size)
+	type scenario struct{ name, query string }
+	scenarios := []scenario{{"all", ""}, {"third", "&wantedCollections=app.bsky.feed.post"}, {"rare", "&wantedCollections=" + rare}, {"someone", "&wantedDids=" + someone}}
+	plain, zstd := map[string]int64{}, map[string]int64{} // bytes by query
+	rng := rand.New(rand.NewPCG(1, 2))
+	for n := range events / size {
+		for i := range size {
+			collection, did := []string{"app.bsky.feed.like", "app.bsky.feed.post", "app.bsky.graph.follow"}[i%3], fmt.Sprintf("did:plc:%024d", rng.IntN(1e6))
+			if rng.IntN(1000) == 0 {
+				collection = rare
+			}
+			if i == 0 && n%50 == 49 {
+				did = someone
+			}
+			w.feed.add(event.KindCommit, did, collection, "a post that says nothing "+strings.Repeat("at all ", 5+i%20))
+		}
 		c := w.feed.seal(w.log.Last())
-		bytes["cursor=1"] += int64(c.Size(eventlog.JSON))
-		bytes["cursor=1&compress=true"] += int64(c.Size(eventlog.Zstd))
+		for i, e := range c.Entries {
+			add := func(query string) {
+				plain[query] += int64(e.End[eventlog.JSON] - c.Start(i, eventlog.JSON))
+				zstd[query] += int64(e.End[eventlog.Zstd] - c.Start(i, eventlog.Zstd))
+			}
+			add("")
+			add("&wantedCollections=" + c.Collections[e.Collection])
+			add("&wantedDids=" + c.DIDs()[e.DID])
+		}
 		if err := w.log.Append(b.Context(), []*eventlog.Chunk{c}, nil); err != nil {
 			b.Fatal(err)
 		}
 	}
-	for _, query := range []string{"cursor=1", "cursor=1&compress=true"} {
-		b.Run(query, func(b *testing.B) {
-			begin := cpu(b)
-			b.ResetTimer()
-			for range b.N {
-				w.crowd(query, 1, bytes[query])()
-			}
-			b.StopTimer()
-			n := float64(b.N * events)
-			b.ReportMetric(n/b.Elapsed().Seconds(), "events/s")
-			b.ReportMetric(float64(cpu(b)-begin)/n, "cpu-ns/event")
-			b.ReportMetric(float64(bytes[query])/events, "bytes/event")
-		})
+	for _, s := range scenarios {
+		for _, form := range []struct {
+			name, query string
+			bytes       map[string]int64
+		}{{"plain", "cursor=1", plain}, {"zstd", "cursor=1&compress=true", zstd}} {
+			b.Run("wanted="+s.name+"/"+form.name, func(b *testing.B) {
+				if form.bytes[s.query] == 0 {
+					b.Fatal("nothing to be had")
+				}
+				begin := cpu(b)
+				b.ResetTimer()
+				for range b.N {
+					w.crowd(form.query+s.query, 1, form.bytes[s.query])()
+				}
+				b.StopTimer()
+				n := float64(b.N * events)
+				b.ReportMetric(n/b.Elapsed().Seconds(), "events/s")
+				b.ReportMetric(float64(cpu(b)-begin)/n, "cpu-ns/event")
+				b.ReportMetric(float64(form.bytes[s.query])/events, "bytes/event")
+			})
+		}
 	}
 }
 

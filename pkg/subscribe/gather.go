@@ -3,8 +3,10 @@ package subscribe
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"net"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -33,6 +35,7 @@ type writer struct {
 	form  eventlog.Form   // the subscriber's
 	data  []byte          // the chunk's payload in it; nil: not loaded yet
 	ends  []uint32        // where its entries end there; nil: as the index says
+	part  bool            // data has only what the matcher's filter wants
 
 	matcher matcher
 }
@@ -71,9 +74,13 @@ func (w *writer) reset() {
 
 // leave lets go of the current chunk.
 func (w *writer) leave() {
-	w.chunk, w.data, w.ends = nil, nil, nil
+	w.chunk = nil
+	w.unload()
 	w.matcher.filter, w.matcher.chunk = nil, nil
 }
+
+// unload forgets the current chunk's payload.
+func (w *writer) unload() { w.data, w.ends, w.part = nil, nil, false }
 
 // errBehind says that what follows must be read from disk.
 var errBehind = errors.New("what follows is not in memory")
@@ -131,6 +138,9 @@ func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error)
 		c := w.chunk
 		if f := s.filter.Load(); f != w.matcher.filter {
 			w.matcher.reset(f, c)
+			if w.part {
+				w.unload()
+			}
 			if w.matcher.none() {
 				scanned += len(c.Entries) - w.next
 				w.pass()
@@ -323,6 +333,8 @@ func (w *writer) load(s *subscriber) (err error) {
 	log, zstd := s.srv.cfg.Log, s.srv.cfg.Compressor
 	w.form, w.ends = s.form(), nil
 	switch {
+	case w.form == eventlog.JSON && w.few(s):
+		return w.loadPart(s)
 	case w.form == eventlog.JSON || w.chunk.Dictionary == zstd.ID():
 		w.data, err = log.Payload(w.chunk, w.form)
 	default:
@@ -332,6 +344,52 @@ func (w *writer) load(s *subscriber) (err error) {
 		w.data, w.ends = d.Bytes, d.Ends
 	}
 	return err
+}
+
+// fewShare is which part of a block's events are few. Unpacking all its JSON costs as much
+// as decompressing a third of its events one by one; but it is kept for others.
+const fewShare = 8
+
+// few reports whether so little of what is left of the current chunk is wanted that the
+// JSON of that is better made of its compressed form.
+func (w *writer) few(s *subscriber) bool {
+	c := w.chunk
+	if c.Resident() || w.matcher.all || !s.srv.decompressor.Knows(c.Dictionary) || s.srv.cfg.Log.Loaded(c, eventlog.JSON) {
+		return false
+	}
+	wanted := 0
+	for i := w.next; i < len(c.Entries); i++ {
+		if w.matcher.wants(i) {
+			wanted++
+		}
+	}
+	return wanted <= len(c.Entries)/fewShare
+}
+
+// loadPart makes the JSON form of what is wanted of the current chunk.
+func (w *writer) loadPart(s *subscriber) error {
+	c := w.chunk
+	frames, err := s.srv.cfg.Log.Payload(c, eventlog.Zstd)
+	if err != nil {
+		return err
+	}
+	data, ends := make([]byte, 0, 1<<10), make([]uint32, len(c.Entries))
+	for i := w.next; i < len(c.Entries); i++ {
+		if w.matcher.wants(i) {
+			size := int(c.Entries[i].End[eventlog.JSON] - c.Start(i, eventlog.JSON))
+			begin := len(data)
+			data, err = s.srv.decompressor.AppendText(slices.Grow(data, size+2), frames[c.Start(i, eventlog.Zstd):c.Entries[i].End[eventlog.Zstd]])
+			if err == nil && len(data)-begin != size {
+				err = errors.New("its compressed form has another length than its JSON")
+			}
+			if err != nil {
+				return fmt.Errorf("event %d: %w", c.Entries[i].Cursor, err)
+			}
+		}
+		ends[i] = uint32(len(data))
+	}
+	w.data, w.ends, w.part = data, ends, true
+	return nil
 }
 
 // recompress makes the compressed form of a chunk with another dictionary.

@@ -58,6 +58,7 @@ type Server struct {
 	log            *slog.Logger
 	metrics        *metrics
 	dictionaries   map[uint32]dictionary
+	decompressor   *event.Decompressor // for all of them
 	upgrader       websocket.Upgrader
 	admission      *admission
 	interest       *interest
@@ -117,6 +118,13 @@ func New(cfg Config) (*Server, error) {
 	s.fan.judged.Store(int64(cfg.Log.Last()))
 	var err error
 	if s.dictionaries, err = indexDictionaries(cfg.Compressor, cfg.Dictionaries); err != nil {
+		return nil, err
+	}
+	all := make([][]byte, 0, len(s.dictionaries))
+	for _, d := range s.dictionaries {
+		all = append(all, d.bytes)
+	}
+	if s.decompressor, err = event.NewDecompressor(all...); err != nil {
 		return nil, err
 	}
 	s.metrics = newMetrics(cfg.Registerer, s)

@@ -51,6 +51,8 @@ type Config struct {
 	Registerer prometheus.Registerer
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
+
+	tableBytes int // the constant, but for tests
 }
 
 // Log is the event log. All methods are safe for concurrent use but for Append, which
@@ -61,6 +63,7 @@ type Log struct {
 	log     *slog.Logger
 	store   *store
 	cache   *cache
+	damage  *damage
 	metrics *metrics
 
 	current    atomic.Pointer[window]
@@ -126,16 +129,19 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.tableBytes == 0 {
+		cfg.tableBytes = tableBytes
+	}
 	if cfg.FS == nil {
 		cfg.FS = vfs.Default
 	}
-	s, err := openStore(cfg.FS, cfg.Dir, cfg.Logger, false)
+	s, err := openStore(cfg.FS, cfg.Dir, cfg.Logger, cfg.tableBytes, false)
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: cfg, log: cfg.Logger, store: s, cache: newCache(cfg.CacheBytes)}
+	l := &Log{cfg: cfg, log: cfg.Logger, store: s, cache: newCache(cfg.CacheBytes), damage: &damage{}}
 	if err := l.recover(); err != nil {
-		return nil, errors.Join(err, s.db.Close())
+		return nil, errors.Join(explain(cfg.Dir, err), s.db.Close())
 	}
 	l.metrics = newMetrics(cfg.Registerer, l)
 	return l, nil
@@ -389,6 +395,10 @@ func (l *Log) NextUnless(after event.Cursor, skip func(*Summary) bool) (c *Chunk
 		if c := l.cache.get(cacheKey{whatIndex, after, 0}); c != nil {
 			return c.(*Chunk), after, nil, nil
 		}
+		place := cacheKey{whatIndex, after, 0}
+		if err := l.damage.at(place); err != nil {
+			return nil, after, nil, err
+		}
 		chunks, passed, err := l.read(after, skip)
 		// Retention may have passed while the store was read, which is then no error of its.
 		if after < l.Trimmed() {
@@ -396,7 +406,7 @@ func (l *Log) NextUnless(after event.Cursor, skip func(*Summary) bool) (c *Chunk
 		}
 		switch {
 		case err != nil:
-			return nil, after, nil, err
+			return nil, after, nil, l.damage.note(place, explain(l.cfg.Dir, err))
 		case len(chunks) > 0:
 			for _, c := range chunks {
 				l.cache.put(cacheKey{whatIndex, c.Prev, 0}, c, c.memory())
@@ -434,7 +444,11 @@ func (l *Log) Payload(c *Chunk, f Form) ([]byte, error) {
 	if c.resident {
 		return c.payload[f], nil
 	}
-	p, err := l.cache.make(cacheKey{uint64(f), c.Last(), 0}, func() (any, int64, error) {
+	place := cacheKey{uint64(f), c.Last(), 0}
+	if err := l.damage.at(place); err != nil {
+		return nil, err
+	}
+	p, err := l.cache.make(place, func() (any, int64, error) {
 		l.closing.RLock()
 		defer l.closing.RUnlock()
 		if l.closed {
@@ -447,7 +461,7 @@ func (l *Log) Payload(c *Chunk, f Form) ([]byte, error) {
 		if c.Last() <= l.Trimmed() {
 			return nil, ErrTrimmed
 		}
-		return nil, err
+		return nil, l.damage.note(place, explain(l.cfg.Dir, err))
 	}
 	return p.([]byte), nil
 }
@@ -494,7 +508,7 @@ func (l *Log) Tail(events int) (event.Cursor, error) {
 	}
 	l.writing.Unlock()
 	position, err := l.store.tail(position, events, 1<<40)
-	return max(position, l.Trimmed()), err
+	return max(position, l.Trimmed()), explain(l.cfg.Dir, err)
 }
 
 // Run applies retention until ctx ends. It returns an error when the store has failed
@@ -508,6 +522,6 @@ func (l *Log) Run(ctx context.Context) error {
 	case err := <-l.store.fault:
 		return err
 	case err := <-trimmed:
-		return err
+		return explain(l.cfg.Dir, err)
 	}
 }

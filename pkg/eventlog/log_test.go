@@ -352,45 +352,6 @@ func TestReadersFollow(t *testing.T) {
 	}
 }
 
-// Power loss at any write: what Append returned for is there, with its checkpoint; what
-// it did not return for is there as a whole or not at all.
-func TestPowerLoss(t *testing.T) {
-	mem := vfs.NewCrashableMem()
-	h := newHarness(t, eventlog.Config{FS: mem, WindowBytes: 5 << 10})
-	for step := range 40 {
-		h.append(1+h.rng.IntN(30), 1+h.rng.IntN(5))
-		// While this batch is on its way the machine loses power; unsynced data survives
-		// with probability 0, 50 or 100 percent.
-		c, rows := h.chunk(5)
-		crashed := make(chan *vfs.MemFS, 1)
-		delay := time.Duration(h.rng.IntN(300)) * time.Microsecond
-		cut := vfs.CrashCloneCfg{UnsyncedDataPercent: step % 3 * 50, RNG: rand.New(rand.NewPCG(uint64(step), 0))}
-		go func() {
-			time.Sleep(delay)
-			crashed <- mem.CrashClone(cut)
-		}()
-		if err := h.log.Append(context.Background(), []*eventlog.Chunk{c}, checkpointOf(h.seq+1)); err != nil {
-			t.Fatal(err)
-		}
-		after := &harness{t: t, cfg: h.cfg, rng: h.rng, rows: h.rows, last: h.rows[len(h.rows)-1].cursor, seq: h.seq}
-		after.cfg.FS = <-crashed
-		after.open()
-		if after.log.Last() == c.Last() {
-			after.rows, after.last, after.seq = append(h.rows[:len(h.rows):len(h.rows)], rows...), c.Last(), h.seq+1
-		}
-		after.check()
-		// And it can be written on.
-		after.next = after.last
-		after.append(3)
-		after.check()
-		if err := after.log.Close(); err != nil {
-			t.Fatal(err)
-		}
-		h.rows, h.seq = append(h.rows, rows...), h.seq+1
-	}
-	h.check()
-}
-
 // Retention removes whole chunks, oldest first; readers that it passes are told, a
 // reader at the end never is; the cursor never falls, even when nothing is left.
 func TestRetention(t *testing.T) {

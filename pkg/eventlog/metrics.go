@@ -80,6 +80,8 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 				total := m.Total()
 				return total.TableBytesFlushed + total.TableBytesCompacted // the log is in the first
 			})),
+		gauge("slipstream_store_damaged_places", "Places in the store that could not be read since the start; the log names the files.",
+			func() float64 { return float64(l.damage.count()) }),
 		gauge("slipstream_disk_full", "1 while ingest waits for free disk space.",
 			func() float64 {
 				if l.Full() {

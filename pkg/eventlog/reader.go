@@ -25,13 +25,13 @@ func OpenReader(fs vfs.FS, dir string) (*Reader, error) {
 	if fs == nil {
 		fs = vfs.Default
 	}
-	s, err := openStore(fs, dir, slog.New(slog.DiscardHandler), true)
+	s, err := openStore(fs, dir, slog.New(slog.DiscardHandler), tableBytes, true)
 	if err != nil {
 		return nil, err
 	}
 	end, err := s.ending()
 	if err != nil {
-		return nil, errors.Join(err, s.db.Close())
+		return nil, errors.Join(explain(dir, err), s.db.Close())
 	}
 	return &Reader{s, end}, nil
 }
@@ -79,7 +79,7 @@ func (r *Reader) Chunks() iter.Seq2[Stored, error] {
 			return !stopped, nil
 		})
 		if err != nil {
-			yield(Stored{}, err)
+			yield(Stored{}, explain(r.store.dir, err))
 			return
 		}
 		for _, c := range r.end.fresh {
@@ -119,7 +119,7 @@ func (r *Reader) Verify(check func(c *Chunk, json, zstd, extra []byte) error, pr
 		return it.Error()
 	}()
 	if err := errors.Join(err, closeIter(it)); err != nil {
-		return err
+		return explain(r.store.dir, err)
 	}
 	if err := v.flush(); err != nil {
 		return err

@@ -179,11 +179,13 @@ func (l *Log) remove(through event.Cursor, reason string) error {
 	w := l.store.newBatch(1 << 10)
 	w.state(l.Last(), state{through, l.Checkpoint()})
 	err := w.commit()
+	if err == nil {
+		// With the lock held, because this may be a record in the WAL, too, and what damage is
+		// told by is that there is never more than one on its way to disk.
+		err = l.store.excise(context.Background(), through)
+	}
 	l.writing.Unlock()
 	if err != nil {
-		return err
-	}
-	if err := l.store.excise(context.Background(), through); err != nil {
 		return err
 	}
 	l.oldestMu.Lock()

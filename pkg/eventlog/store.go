@@ -20,9 +20,11 @@ import (
 // store is the log on disk: see the package comment for its keys.
 type store struct {
 	db    *pebble.DB
+	dir   string
 	fault chan error // receives the first fault that Pebble calls fatal
 
-	unflushed int // bytes written since the last flush; owned by who appends
+	tableBytes int
+	unflushed  int // bytes written since the last flush; owned by who appends
 }
 
 const formatByte = 3
@@ -109,10 +111,15 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 	select {}
 }
 
-// memTableSize is how much of the log is in memory before it becomes a table.
-const memTableSize = 8 << 20
+// tableBytes is how much is written before it becomes a table, and memTableRoom how much
+// larger a memtable is: Pebble would end it by itself, in the wrong place, if the append that
+// reaches tableBytes did not fit.
+const (
+	tableBytes   = 13 << 19
+	memTableRoom = 3 << 19
+)
 
-func openStore(fs vfs.FS, dir string, log *slog.Logger, readOnly bool) (*store, error) {
+func openStore(fs vfs.FS, dir string, log *slog.Logger, tableBytes int, readOnly bool) (*store, error) {
 	if readOnly {
 		if _, err := fs.Stat(dir); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
@@ -131,35 +138,52 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger, readOnly bool) (*store, 
 		FS:                          fs,
 		Logger:                      logger,
 		Cache:                       cache,
-		MemTableSize:                memTableSize,
+		MemTableSize:                uint64(tableBytes + memTableRoom),
 		MemTableStopWritesThreshold: 3,
 		L0CompactionThreshold:       2,
 		L0StopWritesThreshold:       24,
-		TargetFileSizes:             [7]int64{memTableSize},
+		TargetFileSizes:             [7]int64{int64(tableBytes + memTableRoom)},
 		FormatMajorVersion:          pebble.FormatNewest,
 		ReadOnly:                    readOnly,
+		// Whoever reads gets the error; without this, Fatalf is called.
+		EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}},
 	}
 	// Payloads are compressed before they come here. The index is not: a tenth of all bytes.
 	options.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
-	db, err := pebble.Open(dir, options)
+	err := inspect(dir, options, logger.fault)
+	var db *pebble.DB
+	if err == nil {
+		db, err = openPebble(dir, options, logger.fault)
+	}
 	if err != nil {
 		if isLocked(err) {
-			return nil, fmt.Errorf("open store: %s is in use by another process", dir)
+			return nil, fmt.Errorf("open store: %s: %w", dir, ErrInUse)
 		}
-		return nil, fmt.Errorf("open store in %s: %w", dir, err)
+		return nil, explain(dir, fmt.Errorf("open store in %s: %w", dir, err))
 	}
-	s := &store{db: db, fault: logger.fault}
-	if err := s.checkFormat(readOnly); err != nil {
-		return nil, errors.Join(err, db.Close())
+	s := &store{db: db, dir: dir, fault: logger.fault, tableBytes: tableBytes}
+	err = s.checkFormat()
+	if errors.Is(err, errEmpty) && !readOnly {
+		err = s.writeFormat()
+	}
+	if err != nil {
+		return nil, errors.Join(explain(dir, err), db.Close())
 	}
 	return s, nil
 }
+
+// ErrInUse says that another process has the store open.
+var ErrInUse = errors.New("it is in use by another process")
 
 func isLocked(err error) bool {
 	return strings.Contains(err.Error(), "lock held") || strings.Contains(err.Error(), "resource temporarily unavailable")
 }
 
-func (s *store) checkFormat(readOnly bool) error {
+// errEmpty says that there is nothing in a store yet.
+var errEmpty = errors.New("the data directory holds no events")
+
+// checkFormat reads the version of the layout.
+func (s *store) checkFormat() error {
 	v, err := s.get(keyFormat)
 	switch {
 	case err != nil:
@@ -176,15 +200,16 @@ func (s *store) checkFormat(readOnly bool) error {
 		return fmt.Errorf("read store: %w", err)
 	}
 	foreign := it.First()
-	if err := it.Close(); err != nil {
-		return fmt.Errorf("read store: %w", err)
+	if err := closeIter(it); err != nil {
+		return err
 	}
-	switch {
-	case foreign:
-		return errors.New("the data directory holds a Pebble store of another program; give Slipstream a directory of its own")
-	case readOnly:
-		return errors.New("the data directory holds no events")
+	if foreign {
+		return foreignStore(s.dir, nil)
 	}
+	return errEmpty
+}
+
+func (s *store) writeFormat() error {
 	if err := s.db.Set(keyFormat, []byte{formatByte}, pebble.Sync); err != nil {
 		return fmt.Errorf("write store: %w", err)
 	}
@@ -314,15 +339,11 @@ func (w batch) commit() error {
 	return nil
 }
 
-// flushBytes is how much is written before the memtable is turned into a table: as much
-// as it holds for sure, with room for the append that reaches it.
-const flushBytes = memTableSize - 3<<19
-
 // flush lets Pebble turn what has been written into a table, if it is enough for one. It is
 // called where no fresh record is left that a later append would delete, and where what is
 // written next has keys behind all that there are: then tables never overlap.
 func (s *store) flush() error {
-	if s.unflushed < flushBytes {
+	if s.unflushed < s.tableBytes {
 		return nil
 	}
 	s.unflushed = 0
@@ -489,7 +510,12 @@ const skipBlocks = 64
 func (s *store) read(after event.Cursor, limit int, skip func(*Summary) bool) (blocks []*Chunk, passed event.Cursor, err error) {
 	passed = after
 	size, skipped := 0, 0
+	before := event.Cursor(0) // what was read last ends here
 	err = s.each(after, func(sum *Summary, index []byte) (bool, error) {
+		if sum.Prev > max(before, after) {
+			return false, gap(s.dir, max(before, after), sum.Prev)
+		}
+		before = sum.Last
 		if skip != nil && skip(sum) {
 			if len(blocks) > 0 {
 				return false, nil

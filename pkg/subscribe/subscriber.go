@@ -226,7 +226,7 @@ func (s *subscriber) end(err error) {
 		s.box.close(websocket.CloseGoingAway, "the server is shutting down")
 	default:
 		s.srv.complain(s.at, err)
-		s.box.close(websocket.CloseInternalServerErr, "the server cannot read its event log")
+		s.box.close(websocket.CloseInternalServerErr, fmt.Sprintf("the server cannot read its events after %d; a later cursor may work", s.at))
 	}
 }
 

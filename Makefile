@@ -5,7 +5,7 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 
-.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-smoke dictionary demo run docker
+.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-smoke dictionary demo run docker
 
 all: lint test
 
@@ -42,10 +42,14 @@ bench-ingest: ## what taking in an event costs, stage by stage, beside what Jets
 bench-fanout: ## what consumers of all kinds cost the daemon, in twenty minutes
 	scripts/bench-fanout.sh
 
+bench-replay: ## what replaying the buffer costs, and what it does to a live consumer, in ten minutes
+	scripts/bench-replay.sh
+
 bench-smoke: ## the benchmark scripts still run; their figures mean nothing
 	FRAMES=40000 RECORDS=20 scripts/bench-ingest.sh
 	SECS=3 RECORDS=20 scripts/bench-latency.sh
 	scripts/bench-fanout.sh --smoke
+	scripts/bench-replay.sh --smoke
 
 dictionary: ## train a new zstd dictionary
 	scripts/train-dictionary.sh

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"slices"
 	"syscall"
 	"time"
@@ -15,19 +18,63 @@ import (
 
 // bench holds the processes that scenarios measure.
 type bench struct {
-	// Immutable after fanout.
+	// Immutable after newBench.
 	bin     string        // where slipstream and simrelay are
 	port    int           // of the relay; the daemon has the next two
 	seconds time.Duration // measured time of a scenario
 	settle  time.Duration
 	smoke   bool
-	flags   []string // of the daemon, besides those that it needs
+	only    *regexp.Regexp // which scenarios
+	flags   []string       // of the daemon, besides those that it needs
 
 	dir    string
 	relay  *child
 	rate   float64 // events per second that relay was started with; negative: of its own kind
 	daemon *child
 	wrong  []string // what no timing excuses
+}
+
+// newBench starts nothing yet. It must be called by the main goroutine.
+func newBench(cfg benchConfig) (*bench, error) {
+	only, err := regexp.Compile(cfg.only)
+	if err != nil {
+		return nil, fmt.Errorf("--only: %w", err)
+	}
+	// The kernel kills children with the thread that started them. The main goroutine's
+	// lasts until the end.
+	runtime.LockOSThread()
+	b := &bench{bin: cfg.bin, port: cfg.port, seconds: time.Duration(cfg.seconds) * time.Second, only: only,
+		settle: 3 * time.Second, smoke: cfg.smoke, flags: cfg.flags}
+	if b.smoke {
+		b.settle = 200 * time.Millisecond
+	}
+	if cfg.seconds <= 0 {
+		b.seconds = 20 * time.Second
+		if b.smoke {
+			b.seconds = 500 * time.Millisecond
+		}
+	}
+	b.dir, err = os.MkdirTemp("", "loadgen-")
+	return b, err
+}
+
+// fail notes what no timing excuses.
+func (b *bench) fail(scenario, format string, args ...any) {
+	what := scenario + ": " + fmt.Sprintf(format, args...)
+	fmt.Fprintln(os.Stderr, "loadgen: wrong:", what)
+	b.wrong = append(b.wrong, what)
+}
+
+// verdict prints what was noted.
+func (b *bench) verdict(w io.Writer) error {
+	if len(b.wrong) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "\nWrong:")
+	for _, what := range b.wrong {
+		fmt.Fprintln(w, "-", what)
+	}
+	return errors.New("something was wrong")
 }
 
 // child is a process that was started.
@@ -37,14 +84,19 @@ type child struct {
 	err  error         // why; set before done is closed
 }
 
-// start starts a program. Should loadgen be killed, the kernel kills the child, as long as
-// the thread that started it is the one that lives longest: see fanout.
+// start starts one of the programs that are measured.
 func (b *bench) start(name string, args ...string) (*child, error) {
-	c := &child{cmd: exec.Command(filepath.Join(b.bin, name), args...), done: make(chan struct{})}
-	c.cmd.Stderr = os.Stderr
-	if name == "simrelay" {
-		c.cmd.Stderr = nil // it tells of every connection
+	cmd := exec.Command(filepath.Join(b.bin, name), args...)
+	if name != "simrelay" { // it tells of every connection
+		cmd.Stderr = os.Stderr
 	}
+	return launch(cmd)
+}
+
+// launch starts a program. Should loadgen be killed, the kernel kills the child, as long as
+// the thread that started it is the one that lives longest: see newBench.
+func launch(cmd *exec.Cmd) (*child, error) {
+	c := &child{cmd: cmd, done: make(chan struct{})}
 	// A process group of its own: an interrupt at the terminal is for loadgen to pass on.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := c.cmd.Start(); err != nil {

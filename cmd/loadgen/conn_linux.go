@@ -49,6 +49,8 @@ func (l *loop) dial(c *conn) bool {
 	c.fd, c.open, c.answer = fd, false, nil
 	c.walker = walker{}
 	switch {
+	case c.whole:
+		c.walker.peek = maxFrame
 	case c.saw != nil:
 		c.walker.peek = latePeek
 	case c.track:
@@ -152,11 +154,19 @@ func (l *loop) read(c *conn, buf []byte) int {
 	err = c.walker.walk(b, l.visit)
 	l.events.Add(l.gotEvents)
 	l.bytes.Add(l.gotBytes)
-	if err != nil {
+	switch {
+	case errors.Is(err, errAgain):
+		l.hangUp(c)
+		c.tracker, c.due = tracker{}, time.Now()
+		l.waiting = append(l.waiting, c)
+	case err != nil:
 		l.lost(c, err)
 	}
 	return n
 }
+
+// errAgain ends the connection of a consumer that is to begin anew.
+var errAgain = errors.New("begins again")
 
 // answered takes bytes of the handshake's answer and returns what follows it.
 func (l *loop) answered(c *conn, b []byte) (rest []byte, err error) {
@@ -198,13 +208,27 @@ func (l *loop) frame(opcode byte, size int, payload []byte) error {
 		l.gotBytes += int64(size)
 		c.quota--
 		if c.saw != nil {
-			c.saw(payload)
+			c.saw(payload, size)
 		}
+		var err error
 		if c.track {
-			if err := c.tracker.saw(payload, size); err != nil {
-				l.swarm.fault(err)
-				return err
+			err = c.tracker.saw(payload, size)
+		} else if c.sizes {
+			c.tracker.passed(size)
+		}
+		if err == nil && c.most > 0 && c.tracker.count >= c.most {
+			switch {
+			case c.again:
+				return errAgain
+			case c.tracker.count == c.most:
+				l.swarm.finish()
+			default:
+				err = fmt.Errorf("more came than %d events", c.most)
 			}
+		}
+		if err != nil {
+			l.swarm.fault(err)
+			return err
 		}
 	case opPing:
 		// The pong is masked with a key of zeros. What does not fit into the socket is lost,

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 )
 
 // consume runs consumers until ctx ends or one of them is ended, and prints what they got.
-func consume(ctx context.Context, w io.Writer, target, relay string, consumers int) error {
+// After so many events as again says, if it does, each begins anew.
+func consume(ctx context.Context, w io.Writer, target, relay string, consumers int, again int64) error {
 	u, err := url.Parse(target)
 	if err != nil {
 		return fmt.Errorf("--url: %w", err)
@@ -20,17 +22,18 @@ func consume(ctx context.Context, w io.Writer, target, relay string, consumers i
 	defer cancel(nil)
 	var group sync.WaitGroup
 	var late *lateness
-	specs := make([]spec, consumers)
+	specs := slices.Repeat([]spec{{sizes: again > 0, most: again, again: again > 0}}, consumers)
 	if relay != "" {
 		late = newLateness()
 		group.Go(func() { cancel(late.follow(ctx, relay)) })
 		specs[0].saw = late.arrived
 	}
-	// The first is the one that is timed: it does not share a loop that pauses.
+	// The first is the one that is timed: it does not share a loop that pauses. Nor may who
+	// replays without end: a pause would hold the replay up.
 	var swarms []*swarm
 	for i, part := range [][]spec{specs[:1], specs[1:]} {
 		config := swarmConfig{target: u}
-		if i > 0 || late == nil {
+		if (i > 0 || late == nil) && again == 0 {
 			config.pause = swarmPause
 		}
 		s, err := newSwarm(config, part)

@@ -2,43 +2,21 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"regexp"
-	"runtime"
 	"slices"
 	"syscall"
-	"time"
 )
 
 // fanout runs scenarios against the real programs and prints a row for each. It fails when
 // something was wrong, never for being slow.
-func fanout(ctx context.Context, w io.Writer, cfg fanoutConfig) error {
-	only, err := regexp.Compile(cfg.only)
+func fanout(ctx context.Context, w io.Writer, cfg benchConfig) error {
+	b, err := newBench(cfg)
 	if err != nil {
-		return fmt.Errorf("--only: %w", err)
-	}
-	// The kernel kills children with the thread that started them. The main goroutine's
-	// lasts until the end.
-	runtime.LockOSThread()
-	b := &bench{bin: cfg.bin, port: cfg.port, seconds: time.Duration(cfg.seconds) * time.Second,
-		settle: 3 * time.Second, smoke: cfg.smoke, flags: cfg.flags}
-	if b.smoke {
-		b.settle = 200 * time.Millisecond
-	}
-	if cfg.seconds <= 0 {
-		b.seconds = 20 * time.Second
-		if b.smoke {
-			b.seconds = 500 * time.Millisecond
-		}
-	}
-	if b.dir, err = os.MkdirTemp("", "loadgen-"); err != nil {
 		return err
 	}
 	defer b.close()
-	chosen := slices.DeleteFunc(scenarios(), func(s scenario) bool { return !only.MatchString(s.name) })
+	chosen := slices.DeleteFunc(scenarios(), func(s scenario) bool { return !b.only.MatchString(s.name) })
 	if len(chosen) == 0 {
 		return fmt.Errorf("--only %s: no scenario has such a name", cfg.only)
 	}
@@ -58,21 +36,7 @@ func fanout(ctx context.Context, w io.Writer, cfg fanoutConfig) error {
 		}
 	}
 	fmt.Fprintf(w, fanoutCaption, fmt.Sprintf("%.1f", 10/b.seconds.Seconds()))
-	if len(b.wrong) == 0 {
-		return nil
-	}
-	fmt.Fprintln(w, "\nWrong:")
-	for _, what := range b.wrong {
-		fmt.Fprintln(w, "-", what)
-	}
-	return errors.New("something was wrong")
-}
-
-// fail notes what no timing excuses.
-func (b *bench) fail(scenario, format string, args ...any) {
-	what := scenario + ": " + fmt.Sprintf(format, args...)
-	fmt.Fprintln(os.Stderr, "loadgen: wrong:", what)
-	b.wrong = append(b.wrong, what)
+	return b.verdict(w)
 }
 
 // undisturbed fails a scenario in which nobody should have been ended.

@@ -106,3 +106,14 @@ func (w *walker) header(b []byte) (head, size, need int, err error) {
 	}
 	return head, size, head + min(size, w.peek), nil
 }
+
+// headerBytes is how long the header of a server's frame is.
+func headerBytes(payload int) int {
+	switch {
+	case payload < 126:
+		return 2
+	case payload < 1<<16:
+		return 4
+	}
+	return 10
+}

@@ -52,7 +52,7 @@ const latePeek = 512
 var revField = []byte(`"commit":{"rev":"`)
 
 // arrived notes an event. Of a commit's events the first counts.
-func (l *lateness) arrived(payload []byte) {
+func (l *lateness) arrived(payload []byte, _ int) {
 	now := time.Now()
 	_, rev, ok := bytes.Cut(payload, revField)
 	if !ok {

@@ -15,14 +15,22 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// fanoutConfig is what the command of that name can be told.
-type fanoutConfig struct {
+// benchConfig is what those commands can be told that start a relay and a daemon.
+type benchConfig struct {
 	bin     string // where slipstream and simrelay are
 	port    int    // of the relay; the daemon has the next two
 	seconds int    // measured time of each scenario; 0: default
 	only    string // regular expression: which scenarios
 	smoke   bool
 	flags   []string // of the daemon
+}
+
+// replayConfig is what the command of that name can be told.
+type replayConfig struct {
+	benchConfig
+	events      int // in the buffer, at least
+	liveSeconds int // how long the other buffer is filled; 0: default
+	repeat      int // how often each replay is measured
 }
 
 func main() {
@@ -50,6 +58,7 @@ func command() *cli.Command {
 					&cli.IntFlag{Name: "consumers", Value: 1, Usage: "how many `consumers`"},
 					&cli.StringFlag{Name: "relay", Usage: "the daemon's relay, `URL`: events are timed against their arrival from there, on the first consumer, which must not be a compressed one"},
 					&cli.DurationFlag{Name: "duration", Usage: "stop after so long, a Go `duration`; 0: at an interrupt (default: 0)", HideDefault: true},
+					&cli.Int64Flag{Name: "again", Usage: "connect again after so many `events`; 0: never (default: 0)", HideDefault: true},
 				},
 				Action: func(ctx context.Context, cmd *cli.Command) error {
 					if n := cmd.Int("consumers"); n < 1 {
@@ -60,7 +69,7 @@ func command() *cli.Command {
 						ctx, cancel = context.WithTimeout(ctx, d)
 						defer cancel()
 					}
-					return consume(ctx, cmd.Root().Writer, cmd.String("url"), cmd.String("relay"), cmd.Int("consumers"))
+					return consume(ctx, cmd.Root().Writer, cmd.String("url"), cmd.String("relay"), cmd.Int("consumers"), cmd.Int64("again"))
 				},
 			},
 			{
@@ -94,21 +103,42 @@ func command() *cli.Command {
 			{
 				Name:  "fanout",
 				Usage: "start a relay and a daemon, measure what consumers of all kinds cost, and print a markdown table",
-				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "bin", Required: true, Usage: "`directory` of the programs slipstream and simrelay"},
-					&cli.StringFlag{Name: "only", Usage: "scenarios whose name matches a regular `expression`"},
-					&cli.IntFlag{Name: "seconds", Usage: "measured `time` of each scenario (default: 20; with --smoke half a second)", HideDefault: true},
-					&cli.BoolFlag{Name: "smoke", Usage: "few consumers, for a short time: whether it works, not how fast"},
-					&cli.IntFlag{Name: "port", Value: 16120, Usage: "`port` of the relay; the daemon takes the next two"},
-					&cli.StringSliceFlag{Name: "daemon-flag", Usage: "a `flag` for the daemon, such as --linger=50ms; repeatable"},
-				},
+				Flags: benchFlags,
 				Action: func(ctx context.Context, cmd *cli.Command) error {
-					return fanout(ctx, cmd.Root().Writer, fanoutConfig{
-						bin: cmd.String("bin"), port: cmd.Int("port"), seconds: cmd.Int("seconds"), only: cmd.String("only"),
-						smoke: cmd.Bool("smoke"), flags: append(daemonFlags, cmd.StringSlice("daemon-flag")...),
+					return fanout(ctx, cmd.Root().Writer, benchConfigOf(cmd))
+				},
+			},
+			{
+				Name:  "replay",
+				Usage: "start a relay and a daemon, measure what it takes to replay a buffer, and print markdown tables",
+				Flags: append([]cli.Flag{
+					&cli.IntFlag{Name: "events", Usage: "at least so many `events` are replayed (default: 3000000; with --smoke 30000)", HideDefault: true},
+					&cli.IntFlag{Name: "live-seconds", Usage: "how long a `time` the other buffer is filled, live (default: 120; with --smoke 5)", HideDefault: true},
+					&cli.IntFlag{Name: "repeat", Usage: "how many `times` each replay is measured (default: 3; with --smoke once)", HideDefault: true},
+				}, benchFlags...),
+				Action: func(ctx context.Context, cmd *cli.Command) error {
+					return replay(ctx, cmd.Root().Writer, replayConfig{
+						benchConfig: benchConfigOf(cmd), events: cmd.Int("events"), liveSeconds: cmd.Int("live-seconds"), repeat: cmd.Int("repeat"),
 					})
 				},
 			},
 		},
+	}
+}
+
+// benchFlags are those of commands that start a relay and a daemon.
+var benchFlags = []cli.Flag{
+	&cli.StringFlag{Name: "bin", Required: true, Usage: "`directory` of the programs slipstream and simrelay"},
+	&cli.StringFlag{Name: "only", Usage: "scenarios whose name matches a regular `expression`"},
+	&cli.IntFlag{Name: "seconds", Usage: "measured `time` of each scenario that has no end of its own (default: 20; with --smoke half a second)", HideDefault: true},
+	&cli.BoolFlag{Name: "smoke", Usage: "few consumers, for a short time: whether it works, not how fast"},
+	&cli.IntFlag{Name: "port", Value: 16120, Usage: "`port` of the relay; the daemon takes the next two"},
+	&cli.StringSliceFlag{Name: "daemon-flag", Usage: "a `flag` for the daemon, such as --linger=50ms; repeatable"},
+}
+
+func benchConfigOf(cmd *cli.Command) benchConfig {
+	return benchConfig{
+		bin: cmd.String("bin"), port: cmd.Int("port"), seconds: cmd.Int("seconds"), only: cmd.String("only"),
+		smoke: cmd.Bool("smoke"), flags: append(daemonFlags, cmd.StringSlice("daemon-flag")...),
 	}
 }

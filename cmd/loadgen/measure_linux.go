@@ -108,7 +108,7 @@ func (b *bench) measure(ctx context.Context, d time.Duration, swarms ...consumer
 		return span{}, err
 	}
 	return span{took: last.at.Sub(first.at), cpu: last.cpu() - first.cpu(), own: own, events: last.events - first.events,
-		messages: got, machine: 100 * float64(busyLast-busy) / float64(max(allLast-all, 1)), last: last}, nil
+		messages: got, sent: last.sent - first.sent, machine: 100 * float64(busyLast-busy) / float64(max(allLast-all, 1)), last: last}, nil
 }
 
 func ownCPU() time.Duration {

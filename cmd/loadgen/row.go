@@ -22,6 +22,7 @@ the kernel keeps for sockets. Latency is one consumer's, from the relay's sendin
 type span struct {
 	took, cpu, own   time.Duration // own: loadgen's CPU
 	events, messages int64         // messages: what the swarm got
+	sent             int64         // to all consumers there are
 	machine          float64       // how busy all processors were, with whatever, in percent
 	last             sample
 }
@@ -32,7 +33,7 @@ func (s span) percent(cpu time.Duration) float64 { return 100 * cpu.Seconds() / 
 // plus is both one after the other.
 func (s span) plus(t span) span {
 	took := s.took + t.took
-	return span{took, s.cpu + t.cpu, s.own + t.own, s.events + t.events, s.messages + t.messages,
+	return span{took, s.cpu + t.cpu, s.own + t.own, s.events + t.events, s.messages + t.messages, s.sent + t.sent,
 		(s.machine*s.took.Seconds() + t.machine*t.took.Seconds()) / took.Seconds(), t.last}
 }
 

@@ -20,6 +20,8 @@ type sample struct {
 
 	// From its metrics. Those of a vector are summed up.
 	events, seq               int64
+	untold                    int64   // of events: those that consumers are not sent
+	sent                      int64   // events to consumers
 	cursor                    int64   // of the newest event
 	stored, accepted, written float64 // bytes
 	subscribers, ended        int     // consumers
@@ -47,10 +49,15 @@ func look(ctx context.Context, pid int, metrics string) (s sample, err error) {
 	for lines.Scan() {
 		name, text, _ := strings.Cut(lines.Text(), " ")
 		value, _ := strconv.ParseFloat(text, 64)
-		name, _, _ = strings.Cut(name, "{")
+		name, labels, _ := strings.Cut(name, "{")
 		switch name {
 		case "slipstream_events_total":
 			s.events += int64(value)
+			if strings.Contains(labels, `kind="sync"`) {
+				s.untold = int64(value)
+			}
+		case "slipstream_sent_events_total":
+			s.sent = int64(value)
 		case "slipstream_upstream_seq":
 			s.seq = int64(value)
 		case "slipstream_last_cursor":

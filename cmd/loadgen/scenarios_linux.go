@@ -230,11 +230,10 @@ func bots(ctx context.Context, b *bench, n int) ([]spec, error) {
 func (b *bench) dids(ctx context.Context) ([]string, error) {
 	var mu sync.Mutex
 	seen := map[string]bool{}
-	listener, _, err := b.connect(ctx, calm, []spec{{saw: func(head []byte) {
-		_, did, _ := strings.Cut(string(head), `"did":"`)
-		did, _, ok := strings.Cut(did, `"`)
-		if mu.Lock(); ok {
-			seen[did] = true
+	listener, _, err := b.connect(ctx, calm, []spec{{saw: func(head []byte, _ int) {
+		did := field(head, didField)
+		if mu.Lock(); did != nil {
+			seen[string(did)] = true
 		}
 		mu.Unlock()
 	}}})

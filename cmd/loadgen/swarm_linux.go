@@ -26,6 +26,9 @@ type swarm struct {
 	open atomic.Int64 // consumers that are connected
 	over atomic.Int64 // those that were ended or refused and do not come back
 
+	finished atomic.Int64  // consumers that have as many events as they were to get
+	complete chan struct{} // closed when all have
+
 	mu     sync.Mutex     // guards everything below
 	ended  map[string]int // connections that the server ended or refused, by reason
 	faults []string       // streams that are not what was promised
@@ -49,12 +52,18 @@ const swarmPause = 3 * time.Millisecond
 
 // spec is what one consumer asks for and how it behaves.
 type spec struct {
-	query  string            // without the cursor
-	cursor int64             // 0: live
-	track  bool              // check its stream: see tracker
-	saw    func(head []byte) // is shown the beginning of each event; nil: nobody looks
-	paced  bool              // reads only so many events per second
-	pace   float64           // 0: none at all
+	query  string  // without the cursor
+	cursor int64   // 0: live
+	track  bool    // check its stream: see tracker
+	sizes  bool    // the same for one that is compressed, of which only sizes are seen
+	most   int64   // events after which it is finished, of one that is checked; 0: never
+	again  bool    // when it is, it connects again, from the start
+	whole  bool    // saw is shown all of each event
+	paced  bool    // reads only so many events per second
+	pace   float64 // 0: none at all
+
+	// saw is shown the beginning of each event, and the size of its frame; nil: nobody looks.
+	saw func(head []byte, size int)
 }
 
 // A loop is one thread's consumers.
@@ -87,7 +96,7 @@ func newSwarm(config swarmConfig, specs []spec) (*swarm, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &swarm{config: config, ended: map[string]int{}}
+	s := &swarm{config: config, ended: map[string]int{}, complete: make(chan struct{})}
 	for range max(config.loops, 1) {
 		l := &loop{swarm: s, calls: make(chan func()), gone: make(chan struct{})}
 		l.visit = l.frame
@@ -222,6 +231,13 @@ func (s *swarm) fault(err error) {
 	defer s.mu.Unlock()
 	if len(s.faults) < maxReasons {
 		s.faults = append(s.faults, err.Error())
+	}
+}
+
+// finish notes a consumer that has all that it was to get.
+func (s *swarm) finish() {
+	if s.finished.Add(1) == int64(s.size()) {
+		close(s.complete)
 	}
 }
 

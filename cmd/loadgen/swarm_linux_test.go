@@ -119,6 +119,47 @@ func TestSwarmResumes(t *testing.T) {
 	eventually(t, "every ping is answered", func() bool { return pongs.Load() == 7*consumers })
 }
 
+// TestSwarmFinishes has a server that sends ten events to each connection.
+func TestSwarmFinishes(t *testing.T) {
+	var connections atomic.Int64
+	target := serverOf(t, func(conn *websocket.Conn, _ *http.Request) {
+		connections.Add(1)
+		for at := range int64(10) {
+			conn.WriteMessage(websocket.TextMessage, eventAt(at+1))
+		}
+		conn.ReadMessage() // until the consumer leaves
+	})
+	for _, c := range []spec{{track: true, most: 10}, {sizes: true, most: 10}} {
+		s := startSwarm(t, swarmConfig{target: target}, []spec{c, c, c})
+		select {
+		case <-s.complete:
+		case <-time.After(10 * time.Second):
+			t.Fatal("they are not finished")
+		}
+		for _, got := range s.streams() {
+			if got.count != 10 {
+				t.Errorf("a consumer has %d events, want 10", got.count)
+			}
+		}
+		if got := s.endings(); len(got) > 0 {
+			t.Errorf("ended: %s, want none", tally(got))
+		}
+	}
+
+	connections.Store(0)
+	again := startSwarm(t, swarmConfig{target: target}, []spec{{sizes: true, most: 10, again: true}})
+	eventually(t, "it connects again and again", func() bool { return connections.Load() > 5 })
+	if got := again.over.Load(); got != 0 {
+		t.Errorf("%d consumers are over, want none", got)
+	}
+
+	tooMany := startSwarm(t, swarmConfig{target: target}, []spec{{sizes: true, most: 9}})
+	eventually(t, "one event too many is seen", func() bool { return len(tooMany.inexact()) > 0 })
+	if got, want := tooMany.inexact()[0], "more came than 9 events"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // TestPacedConsumers have a server that sends as fast as it can.
 func TestPacedConsumers(t *testing.T) {
 	message := make([]byte, 1000)

@@ -45,12 +45,19 @@ func (t *tracker) saw(payload []byte, size int) error {
 		return fmt.Errorf("time_us %d came after %d", at, t.last)
 	}
 	t.last = at
-	t.count++
-	// FNV-1a, a word at a time.
-	t.hash = (t.hash ^ uint64(at)) * 1099511628211
-	t.hash = (t.hash ^ uint64(size)) * 1099511628211
+	t.add(at)
+	t.passed(size)
 	return nil
 }
+
+// passed takes an event of which only the size of its frame is known.
+func (t *tracker) passed(size int) {
+	t.count++
+	t.add(int64(size))
+}
+
+// add is FNV-1a, a word at a time.
+func (t *tracker) add(word int64) { t.hash = (t.hash ^ uint64(word)) * 1099511628211 }
 
 // resume returns the cursor to connect with; 0: none, the consumer begins live.
 func (t *tracker) resume() int64 {

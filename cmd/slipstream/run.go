@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -72,8 +73,14 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer admin.Close()
 	events, err := eventlog.Open(eventlog.Config{
-		Dir: dir, WindowBytes: cfg.WindowBytes, Retention: cfg.EventTTL, Logger: log, Registerer: registry,
+		Dir: dir, WindowBytes: cfg.WindowBytes, Retention: cfg.EventTTL,
+		MaxBytes: cfg.MaxDisk, MinFree: cfg.MinFreeDisk, MinFreeShare: cfg.MinFreeShare, Logger: log, Registerer: registry,
+		Stop: ctx.Done(),
 	})
+	if errors.Is(err, eventlog.ErrFull) {
+		log.Warn("stopped while the disk is full")
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -193,11 +200,12 @@ func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
 		return "", refuse(err)
 	}
 	probe, err := os.CreateTemp(dir, ".writable-*")
-	if err != nil {
-		return "", refuse(err)
+	if err == nil {
+		probe.Close()
+		err = os.Remove(probe.Name())
 	}
-	probe.Close()
-	if err := os.Remove(probe.Name()); err != nil {
+	// A full disk is for the event log to wait for.
+	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return "", refuse(err)
 	}
 	var others []string

@@ -14,8 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v3"
 
+	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
 )
 
@@ -29,6 +31,9 @@ type Config struct {
 	MetricsListenAddr   string
 	DataDir             string
 	EventTTL            time.Duration
+	MaxDisk             int64
+	MinFreeDisk         uint64  // bytes, or
+	MinFreeShare        float64 // of the disk
 	Linger              time.Duration
 	Workers             int
 	WindowBytes         int64
@@ -70,6 +75,10 @@ func serveCommand() *cli.Command {
 				Usage: "`directory` for the event log, which lives in its subdirectory slipstream"},
 			&cli.DurationFlag{Name: "event-ttl", Value: 24 * time.Hour, Sources: env("EVENT_TTL", "EVENT_TTL"),
 				Usage: "how long events can be replayed"},
+			&cli.StringFlag{Name: "max-disk", Sources: env("MAX_DISK"),
+				Usage: "`size` that the store may take, such as 15GB; the oldest events make room before --event-ttl (default: no limit)"},
+			&cli.StringFlag{Name: "min-free-disk", Value: "5%", Sources: env("MIN_FREE_DISK"),
+				Usage: "`size` or percentage of the disk to leave free; the oldest events make room before --event-ttl"},
 			&cli.DurationFlag{Name: "linger", Value: 20 * time.Millisecond, Sources: env("LINGER"),
 				Usage: "how long an event may wait for others to be stored and sent with"},
 			&cli.IntFlag{Name: "worker-count", Sources: env("WORKER_COUNT", "WORKER_COUNT"), HideDefault: true,
@@ -137,6 +146,12 @@ func configOf(cmd *cli.Command) (Config, error) {
 	if cfg.OverrideCursor, err = seqFlag(cmd, "override-upstream-cursor"); err != nil {
 		return cfg, err
 	}
+	if cfg.MaxDisk, err = maxDiskFlag(cmd.String("max-disk")); err != nil {
+		return cfg, err
+	}
+	if cfg.MinFreeDisk, cfg.MinFreeShare, err = minFreeFlag(cmd.String("min-free-disk")); err != nil {
+		return cfg, err
+	}
 	if cfg.TrustedProxies, err = prefixes(cmd.StringSlice("trusted-proxies")); err != nil {
 		return cfg, fmt.Errorf("--trusted-proxies %w", err)
 	}
@@ -181,6 +196,31 @@ func seqFlag(cmd *cli.Command, name string) (*firehose.Seq, error) {
 	}
 	seq := firehose.Seq(n)
 	return &seq, nil
+}
+
+// maxDiskFlag reads --max-disk in bytes; 0: no limit.
+func maxDiskFlag(text string) (int64, error) {
+	if text == "" || text == "0" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n < eventlog.MinMaxBytes || n > math.MaxInt64 {
+		return 0, fmt.Errorf("--max-disk %q: use a size of at least %s, such as 15GB, or 0 for no limit", text, humanize.Bytes(eventlog.MinMaxBytes))
+	}
+	return int64(n), nil
+}
+
+// minFreeFlag reads --min-free-disk: a size in bytes or a share of the disk.
+func minFreeFlag(text string) (bytes uint64, share float64, err error) {
+	if percent, ok := strings.CutSuffix(text, "%"); ok {
+		share, err = strconv.ParseFloat(percent, 64)
+		if share /= 100; err == nil && share >= 0 && share <= 0.9 {
+			return 0, share, nil
+		}
+	} else if bytes, err = humanize.ParseBytes(text); err == nil {
+		return bytes, 0, nil
+	}
+	return 0, 0, fmt.Errorf("--min-free-disk %q: use a share of the disk from 0%% to 90%%, or a size such as 2GB", text)
 }
 
 // prefixes reads addresses and networks.

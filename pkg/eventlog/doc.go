@@ -89,7 +89,11 @@
 //
 // # The store's faults
 //
-// Too little free space is a state: Append waits, saying so once, until there is room
-// again, because Pebble's answer to ENOSPC in its WAL is fatal to the handle. Any
-// other fault of Pebble's, its Fatalf included, comes out of [Log.Run] as an error.
+// A full disk is a state, not a fault. Below a floor of free space Append waits, saying so
+// once, until there is room again. And because others can fill a disk between the look at
+// it and the write, Pebble never hears of ENOSPC, its answer to which is fatal to the
+// handle: the file system below it lets the write wait, and has a ballast to throw off. (A
+// handle that is closed and opened again lost: what was under way would have to be undone
+// beside a handle that cannot be closed, since the fault leaves its locks held.)
+// Any other fault of Pebble's, its Fatalf included, comes out of [Log.Run] as an error.
 package eventlog

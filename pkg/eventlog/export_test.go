@@ -24,3 +24,9 @@ func NewSlowClock(now, machine time.Time) *SlowClock {
 
 // Advance looks at the machine's clock.
 func (c *SlowClock) Advance(machine time.Time) time.Time { return c.c.advance(machine) }
+
+// SetKeptBytes changes what want of free space leaves in the buffer.
+func (c *Config) SetKeptBytes(n int64) { c.keptBytes = n }
+
+// SpareBytes is what MaxBytes has to allow for besides events.
+const SpareBytes = spareBytes

@@ -46,13 +46,20 @@ type Config struct {
 	// Floor is the free space in bytes below which Append waits. Default 64 MiB: room for
 	// Pebble to flush and compact what it has already accepted.
 	Floor uint64
+	// Ballast is the size in bytes of a file that is there to be removed when the disk is
+	// full all the same. Default 64 MiB; below 0: none.
+	Ballast int64
+	// Stop ends what waits in Open for space on a full disk; nil: nothing does.
+	Stop <-chan struct{}
 	// Logger, Registerer: nil: none.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 
-	tableBytes int // the constant, but for tests
+	// The constants, but for tests.
+	tableBytes int
+	keptBytes  int64
 }
 
 // Log is the event log. All methods are safe for concurrent use but for Append, which
@@ -72,11 +79,15 @@ type Log struct {
 	checkpoint atomic.Pointer[[]byte]
 	diskFull   atomic.Bool
 
+	disk      *spaceFS
 	retention retention // owned by Trim
+	stuck     bool      // a commit was left to itself; owned by Append
+	noBallast bool      // the last attempt failed; owned by Run
 
 	// writing is held for a batch and for saying what was in it: last and checkpoint
-	// always belong together for who holds it.
-	writing sync.Mutex
+	// always belong together for who holds it. Whoever holds it may wait for space on a full
+	// disk, so that others must be able to give up.
+	writing lock
 	// Guarded by writing:
 	fresh  []*Chunk // stored as they came, in no block yet; all in the window
 	blocks event.Cursor
@@ -94,6 +105,20 @@ type Log struct {
 	closed  bool // guarded by closing
 }
 
+// lock is a mutex that one can give up waiting for.
+type lock chan struct{}
+
+func (l lock) take(ctx context.Context) error {
+	select {
+	case l <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l lock) release() { <-l }
+
 // blockBytes is how much JSON makes a block, however few events: a reader of one of them
 // unpacks it all.
 const blockBytes = 512 << 10
@@ -104,6 +129,9 @@ const blockShare = 24
 
 // ErrClosed is returned by a Log that has been closed.
 var ErrClosed = errors.New("event log is closed")
+
+// ErrFull is returned by an Open that was stopped while it waited for space.
+var ErrFull = errors.New("the disk is full")
 
 // Open opens or creates the log and fills the window from disk, so that those who
 // come back after a restart are served from memory.
@@ -123,6 +151,9 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.Floor == 0 {
 		cfg.Floor = 64 << 20
 	}
+	if cfg.Ballast == 0 {
+		cfg.Ballast = 64 << 20
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -132,16 +163,28 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.tableBytes == 0 {
 		cfg.tableBytes = tableBytes
 	}
+	if cfg.keptBytes == 0 {
+		cfg.keptBytes = keptBytes
+	}
 	if cfg.FS == nil {
 		cfg.FS = vfs.Default
 	}
-	s, err := openStore(cfg.FS, cfg.Dir, cfg.Logger, cfg.tableBytes, false)
-	if err != nil {
+	l := &Log{cfg: cfg, log: cfg.Logger, cache: newCache(cfg.CacheBytes), damage: &damage{}, writing: make(lock, 1)}
+	l.disk = newSpaceFS(cfg.FS, cfg.Dir, cfg.Ballast, l.noSpace)
+	opened := make(chan error, 1)
+	go func() {
+		s, err := openStore(l.disk, cfg.Dir, cfg.Logger, cfg.tableBytes, false)
+		l.store = s
+		opened <- err
+	}()
+	if err := l.disk.await(cfg.Stop, opened); err == errStillFull {
+		l.disk.giveUp()
+		return nil, fmt.Errorf("open store in %s: %w", cfg.Dir, ErrFull)
+	} else if err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: cfg, log: cfg.Logger, store: s, cache: newCache(cfg.CacheBytes), damage: &damage{}}
 	if err := l.recover(); err != nil {
-		return nil, errors.Join(explain(cfg.Dir, err), s.db.Close())
+		return nil, errors.Join(explain(cfg.Dir, err), l.store.db.Close())
 	}
 	l.metrics = newMetrics(cfg.Registerer, l)
 	return l, nil
@@ -213,8 +256,23 @@ func (l *Log) recover() error {
 	return nil
 }
 
-// Close closes the store. Nothing may be appended any more; readers get ErrClosed.
+// Close closes the store. Nothing may be appended any more; readers get ErrClosed. A store
+// in which something waits for space is left as it is, for the end of the process to close:
+// Pebble recovers what was synced.
 func (l *Log) Close() error {
+	late := make(chan struct{})
+	defer time.AfterFunc(time.Second, func() { close(late) }).Stop()
+	closed := make(chan error, 1)
+	go func() { closed <- l.close() }()
+	err := l.disk.await(late, closed)
+	if err == errStillFull {
+		l.log.Warn("the disk is full, the store is left as it is; nothing that was stored is lost")
+		return nil
+	}
+	return err
+}
+
+func (l *Log) close() error {
 	l.closing.Lock()
 	defer l.closing.Unlock()
 	if l.closed {
@@ -248,8 +306,9 @@ func (l *Log) Full() bool { return l.diskFull.Load() }
 
 // Append makes chunks and checkpoint durable in one batch and then shows the chunks
 // to readers. Without chunks it only stores the checkpoint; a nil checkpoint leaves
-// the stored one. While the disk is too full it waits for space or for ctx. The log
-// keeps the chunks and a copy of the checkpoint.
+// the stored one. While the disk is too full it waits for space or for ctx, whose end in
+// the middle of a commit is the end of appending: the store may hold more then than the
+// log knows. The log keeps the chunks and a copy of the checkpoint.
 func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) error {
 	last := l.Last()
 	for _, c := range chunks {
@@ -258,16 +317,21 @@ func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) er
 		}
 		last = c.Last()
 	}
+	if l.stuck {
+		return errStillFull
+	}
 	if err := l.waitForSpace(ctx); err != nil {
 		return err
 	}
-	l.writing.Lock()
-	defer l.writing.Unlock()
+	if err := l.writing.take(ctx); err != nil {
+		return fmt.Errorf("wait for disk space: %w", err)
+	}
+	defer l.writing.release()
 	if checkpoint == nil {
 		checkpoint = l.Checkpoint()
 	}
 	start := time.Now()
-	if err := l.commit(chunks, state{l.Trimmed(), checkpoint}, false); err != nil {
+	if err := l.commit(ctx, chunks, state{l.Trimmed(), checkpoint}, false); err != nil {
 		return err
 	}
 	l.metrics.commit.Observe(time.Since(start).Seconds())
@@ -288,12 +352,7 @@ func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) er
 
 // commit stores chunks and state. Where it leaves small chunks behind that make a block,
 // it merges them into one; with all, it merges whatever is left. The caller holds writing.
-func (l *Log) commit(chunks []*Chunk, s state, all bool) error {
-	if len(l.fresh) == 0 && len(chunks) > 0 {
-		if err := l.store.flush(); err != nil {
-			return err
-		}
-	}
+func (l *Log) commit(ctx context.Context, chunks []*Chunk, s state, all bool) error {
 	size := 1 << 10
 	for _, c := range chunks {
 		size += len(c.index) + len(c.packed) + c.Size(Zstd) + c.Size(Extra) + 256
@@ -355,7 +414,13 @@ func (l *Log) commit(chunks []*Chunk, s state, all bool) error {
 	if len(group) == inStore {
 		w.state(last, s)
 	}
-	if err := w.commit(); err != nil {
+	committed := make(chan error, 1)
+	mayFlush := len(l.fresh) == 0 && len(chunks) > 0
+	go func() { committed <- w.commit(mayFlush) }()
+	if err := l.disk.await(ctx.Done(), committed); err == errStillFull {
+		l.stuck = true
+		return fmt.Errorf("wait for disk space: %w", ctx.Err())
+	} else if err != nil {
 		return err
 	}
 	for _, c := range chunks {
@@ -498,7 +563,7 @@ func (l *Log) Tail(events int) (event.Cursor, error) {
 	if l.closed {
 		return 0, ErrClosed
 	}
-	l.writing.Lock()
+	l.writing <- struct{}{}
 	position := l.blocks
 	if len(l.fresh) > 0 {
 		position = l.fresh[0].Prev
@@ -506,7 +571,7 @@ func (l *Log) Tail(events int) (event.Cursor, error) {
 	for _, c := range l.fresh {
 		events -= len(c.Entries)
 	}
-	l.writing.Unlock()
+	l.writing.release()
 	position, err := l.store.tail(position, events, 1<<40)
 	return max(position, l.Trimmed()), explain(l.cfg.Dir, err)
 }
@@ -518,10 +583,21 @@ func (l *Log) Run(ctx context.Context) error {
 	// Apart, because a store that has failed may never let go of who waits for it.
 	trimmed := make(chan error, 1)
 	go func() { trimmed <- l.trimUntil(ctx) }()
-	select {
-	case err := <-l.store.fault:
-		return err
-	case err := <-trimmed:
-		return explain(l.cfg.Dir, err)
+	stopped := make(chan error, 1)
+	go func() { stopped <- l.disk.await(ctx.Done(), trimmed) }()
+	tick := time.NewTicker(retentionInterval)
+	defer tick.Stop()
+	for {
+		l.keepBallast()
+		select {
+		case err := <-l.store.fault:
+			return err
+		case err := <-stopped:
+			if err == errStillFull {
+				return nil
+			}
+			return explain(l.cfg.Dir, err)
+		case <-tick.C:
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -93,15 +94,19 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 	return m
 }
 
-// ofStore makes a metric's value of Pebble's.
+// ofStore makes a metric's value of Pebble's. While the disk is full it is the last one:
+// Pebble has none as long as its MANIFEST waits for space.
 func (l *Log) ofStore(value func(*pebble.Metrics) uint64) func() float64 {
+	var last atomic.Uint64
 	return func() float64 {
-		l.closing.RLock()
-		defer l.closing.RUnlock()
-		if l.closed {
-			return 0
+		if !l.disk.waiting() {
+			l.closing.RLock()
+			defer l.closing.RUnlock()
+			if !l.closed {
+				last.Store(value(l.store.db.Metrics()))
+			}
 		}
-		return float64(value(l.store.db.Metrics()))
+		return float64(last.Load())
 	}
 }
 

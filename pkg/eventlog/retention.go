@@ -36,6 +36,9 @@ func (c *slowClock) advance(machine time.Time) time.Time {
 	return c.now
 }
 
+// MinMaxBytes is the least that Config.MaxBytes may be for the buffer to be worth its name.
+const MinMaxBytes = 500e6
+
 const (
 	// retentionInterval is how often is looked for what must go.
 	retentionInterval = time.Second
@@ -111,13 +114,13 @@ func (l *Log) tooOld(step time.Duration) (through event.Cursor, reason string, e
 	if limit <= 0 || oldest == 0 || limit < oldest+event.Cursor(step.Microseconds()) {
 		return 0, "", nil // also with a clock that nobody has set yet
 	}
-	l.writing.Lock()
+	l.writing <- struct{}{}
 	if len(l.fresh) > 0 && l.fresh[0].First() <= limit {
 		// Where hardly anything happens. Only blocks are removed.
-		err = l.commit(nil, state{l.Trimmed(), l.Checkpoint()}, true)
+		err = l.commit(context.Background(), nil, state{l.Trimmed(), l.Checkpoint()}, true)
 	}
 	blocks := l.blocks
-	l.writing.Unlock()
+	l.writing.release()
 	if err != nil {
 		return 0, "", err
 	}
@@ -141,50 +144,59 @@ func (l *Log) excess() (bytes int64, reason string) {
 	if usage.AvailBytes >= wanted {
 		return bytes, reason
 	}
-	m := l.store.db.Metrics()
-	coming := m.Table.ObsoleteSize + m.Table.ZombieSize
-	if short := min(int64(wanted)-int64(usage.AvailBytes)-int64(coming), size-keptBytes); short > bytes {
+	coming := uint64(0)
+	if !l.disk.waiting() { // else Pebble may not answer
+		m := l.store.db.Metrics()
+		coming = m.Table.ObsoleteSize + m.Table.ZombieSize
+	}
+	if short := min(int64(wanted)-int64(usage.AvailBytes)-int64(coming), size-l.cfg.keptBytes); short > bytes {
 		bytes, reason = short, tooTight
 	}
 	return bytes, reason
 }
 
-// throughBytes returns the end of the block with which the log, since it began, had taken
-// so many bytes; but no further than the block before the last.
+// throughBytes returns the end of the first block with which the log, since it began, had
+// taken so many bytes; but of the last no more than the one before it.
 func (l *Log) throughBytes(total int64) (event.Cursor, error) {
-	l.writing.Lock()
+	l.writing <- struct{}{}
 	blocks := l.blocks
-	l.writing.Unlock()
+	l.writing.release()
 	begin := l.Trimmed()
-	if blocks <= begin {
-		return begin, nil
-	}
 	var failed error
-	// The first position that what follows is needed after.
-	n := sort.Search(int(blocks-begin), func(i int) bool {
+	var found event.Cursor
+	// Looked for by its place: where is what follows such a block, and is not before there?
+	sort.Search(int(max(blocks-begin, 0)), func(i int) bool {
 		next, err := l.store.first(begin + event.Cursor(i))
 		if err != nil {
 			failed = err
 		}
-		return err != nil || next.Last >= blocks || next.totalBytes > total
+		if err != nil || next.Last >= blocks {
+			return true
+		}
+		if next.totalBytes < total {
+			found = max(found, next.Last) // in case it is the last but one
+			return false
+		}
+		found = next.Last
+		return true
 	})
-	return begin + event.Cursor(n), failed
+	return found, failed
 }
 
 // remove removes the blocks up to the one that ends at through.
 func (l *Log) remove(through event.Cursor, reason string) error {
 	// First said, then done: a reader that meets the hole knows why.
 	l.trimmed.Store(int64(through))
-	l.writing.Lock()
+	l.writing <- struct{}{}
 	w := l.store.newBatch(1 << 10)
 	w.state(l.Last(), state{through, l.Checkpoint()})
-	err := w.commit()
+	err := w.commit(false)
 	if err == nil {
 		// With the lock held, because this may be a record in the WAL, too, and what damage is
 		// told by is that there is never more than one on its way to disk.
 		err = l.store.excise(context.Background(), through)
 	}
-	l.writing.Unlock()
+	l.writing.release()
 	if err != nil {
 		return err
 	}
@@ -225,9 +237,12 @@ func (l *Log) waitForSpace(ctx context.Context) error {
 	for {
 		usage, err := l.cfg.FS.GetDiskUsage(l.cfg.Dir)
 		if err != nil {
-			return nil // not every file system can tell (those in memory cannot)
+			// Not every file system can tell (those in memory cannot).
+			l.diskFull.Store(false)
+			return nil
 		}
-		if usage.AvailBytes >= l.cfg.Floor {
+		// Something waits though there is space where a quota or inodes have run out.
+		if usage.AvailBytes >= l.cfg.Floor && !l.disk.waiting() {
 			if l.diskFull.Swap(false) {
 				l.log.Info("disk has space again, ingest goes on", "free_bytes", usage.AvailBytes)
 			}
@@ -243,4 +258,25 @@ func (l *Log) waitForSpace(ctx context.Context) error {
 		case <-time.After(spaceInterval):
 		}
 	}
+}
+
+// noSpace is told by the file system that there was no room for something.
+func (l *Log) noSpace(op string, err error) {
+	if !l.diskFull.Swap(true) {
+		l.log.Error("disk is full, ingest waits until there is space; consumers are still served",
+			"dir", l.cfg.Dir, "op", op, "err", err)
+	}
+}
+
+// keepBallast makes the ballast again when there is room for it.
+func (l *Log) keepBallast() {
+	usage, err := l.cfg.FS.GetDiskUsage(l.cfg.Dir)
+	if err != nil {
+		return
+	}
+	err = l.disk.restore(usage.AvailBytes, l.cfg.Floor)
+	if err != nil && !l.noBallast {
+		l.log.Debug("no ballast for a full disk", "err", err)
+	}
+	l.noBallast = err != nil
 }

@@ -157,7 +157,7 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger, tableBytes int, readOnly
 	}
 	if err != nil {
 		if isLocked(err) {
-			return nil, fmt.Errorf("open store: %s: %w", dir, ErrInUse)
+			return nil, fmt.Errorf("open store: %s %w", dir, ErrInUse)
 		}
 		return nil, explain(dir, fmt.Errorf("open store in %s: %w", dir, err))
 	}
@@ -173,7 +173,7 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger, tableBytes int, readOnly
 }
 
 // ErrInUse says that another process has the store open.
-var ErrInUse = errors.New("it is in use by another process")
+var ErrInUse = errors.New("is in use by another process")
 
 func isLocked(err error) bool {
 	return strings.Contains(err.Error(), "lock held") || strings.Contains(err.Error(), "resource temporarily unavailable")
@@ -328,9 +328,14 @@ func (w batch) merged(chunks []*Chunk) {
 // state adds the state, to hold when the event at last is the newest.
 func (w batch) state(last event.Cursor, s state) { w.b.Set(key(last, partState), s.encode(), nil) }
 
-// commit makes the batch durable.
-func (w batch) commit() error {
+// commit makes the batch durable. mayFlush: what was written before may become a table.
+func (w batch) commit(mayFlush bool) error {
 	defer w.b.Close()
+	if mayFlush {
+		if err := w.store.flush(); err != nil {
+			return err
+		}
+	}
 	n := w.b.Len()
 	if err := w.b.Commit(pebble.Sync); err != nil {
 		return fmt.Errorf("commit chunk: %w", err)
@@ -572,8 +577,11 @@ func (s *store) lastThrough(through event.Cursor) (event.Cursor, error) {
 		return 0, err
 	}
 	var last event.Cursor
-	if it.Last() {
-		last = keyCursor(it.Key())
+	for ok := it.Last(); ok; ok = it.Prev() {
+		if part := keyPart(it.Key()); part != partState && part != partFresh {
+			last = keyCursor(it.Key())
+			break
+		}
 	}
 	return last, closeIter(it)
 }

@@ -182,6 +182,7 @@ type world struct {
 	feed *feed
 	srv  *subscribe.Server
 	addr string
+	dir  string // of the store
 	reg  *prometheus.Registry
 	stop func() // ends Run, as a shutdown does
 
@@ -258,7 +259,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 			t.Error(err)
 		}
 	})
-	return &world{t: t, log: log, feed: &feed{t: t, log: log, z: compressor(), last: start}, srv: srv, addr: l.Addr().String(), reg: reg, stop: stop}
+	return &world{t: t, log: log, feed: &feed{t: t, log: log, z: compressor(), last: start}, srv: srv, addr: l.Addr().String(), dir: s.log.Dir, reg: reg, stop: stop}
 }
 
 // eventually waits for a condition.

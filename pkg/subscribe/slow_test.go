@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -264,6 +265,53 @@ func TestFallsOffTheBuffer(t *testing.T) {
 	if n := w.ended("fell_off_the_buffer"); n != 1 {
 		t.Errorf("counted %v", n)
 	}
+}
+
+// TestSpaceComesBack: what retention removes leaves the disk at once, though twenty replays
+// stand in the middle of it and take nothing.
+func TestSpaceComesBack(t *testing.T) {
+	now := start.Time()
+	w := newWorld(t, func(s *settings) {
+		s.disk = true
+		s.log.Now = func() time.Time { return now }
+		s.log.Retention = time.Hour
+		s.log.WindowBytes = 1 << 20
+	})
+	w.feed.bulk = true
+	const chunks, size = 500, 500
+	for range chunks {
+		w.feed.post(size)
+		w.feed.commit()
+	}
+	for i := range 20 {
+		w.dialRaw(fmt.Sprintf("cursor=%d", start+event.Cursor(1+i*chunks*size/40)), small)
+	}
+	w.begun()
+	w.blocked(20)
+	onDisk := func() (n int64) {
+		entries, err := os.ReadDir(w.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".sst") {
+				n += info.Size()
+			}
+		}
+		return n
+	}
+	before := onDisk()
+	if before < 20<<20 {
+		t.Fatalf("tables of %d bytes", before)
+	}
+	now = (w.feed.last - chunks*size/10).Time().Add(time.Hour) // a tenth stays
+	if err := w.log.Trim(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "most of the space has come back", func() bool {
+		return onDisk() < before*4/10 // a table goes as a whole
+	})
+	w.blocked(20)
 }
 
 // TestBehind: metrics and log say how many are how far behind. Who waits for its hello is

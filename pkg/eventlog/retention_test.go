@@ -1,0 +1,175 @@
+package eventlog_test
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
+)
+
+// fill appends chunks until the buffer has so many bytes.
+func (h *harness) fill(registry *prometheus.Registry, bytes float64) {
+	h.t.Helper()
+	for metric(h.t, registry, "slipstream_buffer_bytes") < bytes {
+		h.append(50, 3, 20)
+	}
+}
+
+// trim removes what must go, here and in what the harness expects.
+func (h *harness) trim() (removed int) {
+	h.t.Helper()
+	if err := h.log.Trim(); err != nil {
+		h.t.Fatal(err)
+	}
+	for trimmed := h.log.Trimmed(); len(h.rows) > 0 && h.rows[0].cursor <= trimmed; removed++ {
+		h.rows = h.rows[1:]
+	}
+	return removed
+}
+
+// The store is kept to its size by what it has stored, oldest first, and says so.
+func TestMaxBytes(t *testing.T) {
+	const limit = 300 << 10
+	registry := prometheus.NewRegistry()
+	var log strings.Builder
+	h := newHarness(t, eventlog.Config{WindowBytes: 5 << 10, MaxBytes: eventlog.SpareBytes + limit, Registerer: registry,
+		Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	h.fill(registry, 0.9*limit)
+	if n := h.trim(); n != 0 {
+		t.Fatalf("%d events removed though there is room", n)
+	}
+	for range 3 {
+		h.fill(registry, 1.5*limit)
+		h.trim()
+		if got := metric(t, registry, "slipstream_buffer_bytes"); got > limit || got < 0.9*limit {
+			t.Fatalf("%v bytes are left, want %d", got, limit)
+		}
+		if n := h.trim(); n != 0 {
+			t.Fatalf("%d events removed for nothing", n)
+		}
+		h.check()
+		registry = prometheus.NewRegistry()
+		h.cfg.Registerer = registry
+		h.reopen()
+		h.check()
+		if got := metric(t, registry, "slipstream_buffer_bytes"); got > limit || got < 0.9*limit {
+			t.Fatalf("%v bytes are left after a restart, want %d", got, limit)
+		}
+	}
+	if n := strings.Count(log.String(), "raise --max-disk"); n != 3 { // once a start
+		t.Errorf("said %d times:\n%s", n, log.String())
+	}
+}
+
+// Want of free space removes as much as is wanting, by our own count: that the space has not
+// come back yet is no reason to remove more than that again and again, and what would win
+// nothing stays.
+func TestMinFree(t *testing.T) {
+	const kept = 100 << 10
+	registry := prometheus.NewRegistry()
+	fs := &fullFS{FS: vfs.NewMem(), free: 1 << 40}
+	cfg := eventlog.Config{FS: fs, WindowBytes: 5 << 10, MinFree: 10 << 20, Floor: 1 << 20, Ballast: -1, Registerer: registry}
+	cfg.SetKeptBytes(kept)
+	h := newHarness(t, cfg)
+	h.fill(registry, 1000<<10)
+	bytes := func() float64 { return metric(t, registry, "slipstream_buffer_bytes") }
+	before := bytes()
+	if n := h.trim(); n != 0 {
+		t.Fatalf("%d events removed though there is room", n)
+	}
+	fs.set(10<<20 - 200<<10)
+	h.trim()
+	if got := before - bytes(); got < 200<<10 || got > 220<<10 {
+		t.Fatalf("%v bytes removed, 200 KiB are wanting", got)
+	}
+	h.check()
+	fs.set(10 << 20)
+	if n := h.trim(); n != 0 {
+		t.Fatalf("%d events removed though there is room again", n)
+	}
+	fs.set(2 << 20) // another process takes it all
+	h.trim()
+	if got := bytes(); got < 0.9*kept || got > 1.2*kept {
+		t.Fatalf("%v bytes are left, want %d", got, kept)
+	}
+	h.check()
+	if n := h.trim(); n != 0 {
+		t.Fatalf("%d events removed that should stay", n)
+	}
+	h.append(30)
+	h.check()
+}
+
+// An event that comes once in a while is removed for its age all the same, on time but for
+// what a block may span.
+func TestRetentionOfLittle(t *testing.T) {
+	now := start.Time()
+	h := newHarness(t, eventlog.Config{Retention: 24 * time.Hour, BlockEvents: 1000, Now: func() time.Time { return now }})
+	for i := range 3 * 24 * 4 { // every quarter of an hour, for three days
+		now = start.Time().Add(time.Duration(i) * 15 * time.Minute)
+		h.next = max(h.next, event.CursorAt(now))
+		h.append(1)
+		h.trim()
+		if i%40 == 0 {
+			h.check()
+		}
+		if oldest := h.log.Oldest(); now.Sub(oldest.Time()) > 26*time.Hour {
+			t.Fatalf("the oldest event is %v old", now.Sub(oldest.Time()))
+		}
+		if i > 25*4 && len(h.rows) < 24*4-1 {
+			t.Fatalf("only %d events are left", len(h.rows))
+		}
+	}
+	// Then nothing more comes.
+	now = now.Add(48 * time.Hour)
+	h.trim()
+	if len(h.rows) != 0 || h.log.Oldest() != 0 {
+		t.Fatalf("%d events are left, the oldest %d", len(h.rows), h.log.Oldest())
+	}
+	h.reopen()
+	h.append(2)
+	h.check()
+}
+
+// The clock is set forward a day and back again, and back an hour: cursors go on growing and
+// the buffer stays.
+func TestClockSetWrong(t *testing.T) {
+	now := start.Time()
+	h := newHarness(t, eventlog.Config{Retention: 24 * time.Hour, Now: func() time.Time { return now }})
+	minute := func(set time.Duration) {
+		t.Helper()
+		now = now.Add(time.Minute + set)
+		h.next = max(h.next, event.CursorAt(now))
+		h.append(40)
+		h.trim()
+	}
+	for range 10 {
+		minute(0)
+	}
+	rows := len(h.rows)
+	// The harness's clock has no monotonic reading, so a step looks like time that passes; a
+	// process that was away sees the same. Its clock begins where the log ends.
+	h.log.Close()
+	now = now.Add(24 * time.Hour)
+	h.open()
+	for range 10 {
+		minute(0)
+	}
+	if len(h.rows) != rows+10*40 {
+		t.Fatalf("%d events are left, want %d", len(h.rows), rows+10*40)
+	}
+	h.check()
+	for _, set := range []time.Duration{-24 * time.Hour, 0, -time.Hour, 0, 0} {
+		minute(set)
+	}
+	if len(h.rows) != rows+15*40 {
+		t.Fatalf("%d events are left, want %d", len(h.rows), rows+15*40)
+	}
+	h.check()
+}

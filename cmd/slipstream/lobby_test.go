@@ -117,6 +117,7 @@ func TestSlowHandshakes(t *testing.T) {
 	}
 	defer ws.Close()
 	t.Logf("the consumer got in after %v", time.Since(begin).Round(time.Millisecond))
+	waitFor(t, "the subscriber", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == 1 })
 	m := scrape(t, metrics)
 	if m["slipstream_http_connections_refused_total"] < 200 || m["slipstream_subscribers"] != 1 {
 		t.Errorf("%v connections were refused, %v subscribers are there", m["slipstream_http_connections_refused_total"], m["slipstream_subscribers"])

@@ -531,6 +531,35 @@ func (l *Log) Payload(c *Chunk, f Form) ([]byte, error) {
 	return p.([]byte), nil
 }
 
+// View shows one form of a chunk, but not its JSON, to a reader who wants little of it and
+// keeps nothing: payload is good until show returns. Errors are Payload's, and show's.
+func (l *Log) View(c *Chunk, f Form, show func(payload []byte) error) error {
+	if l.Loaded(c, f) {
+		p, err := l.Payload(c, f)
+		if err != nil {
+			return err
+		}
+		return show(p)
+	}
+	place := cacheKey{uint64(f), c.Last(), 0}
+	if err := l.damage.at(place); err != nil {
+		return err
+	}
+	l.closing.RLock()
+	defer l.closing.RUnlock()
+	if l.closed {
+		return ErrClosed
+	}
+	err := l.store.view(c, f, show)
+	switch {
+	case err == nil:
+		return nil
+	case c.Last() <= l.Trimmed():
+		return ErrTrimmed
+	}
+	return l.damage.note(place, explain(l.cfg.Dir, err))
+}
+
 // Loaded reports whether Payload would find a form of a chunk in memory.
 func (l *Log) Loaded(c *Chunk, f Form) bool {
 	return c.resident || l.cache.get(cacheKey{uint64(f), c.Last(), 0}) != nil

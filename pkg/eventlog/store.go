@@ -600,6 +600,19 @@ func (s *store) excise(ctx context.Context, through event.Cursor) error {
 	return nil
 }
 
+// view shows one form of a block, as it is stored, without a copy.
+func (s *store) view(c *Chunk, f Form, show func([]byte) error) error {
+	v, closer, err := s.db.Get(key(c.Last(), partOf[f]))
+	if err != nil {
+		return fmt.Errorf("read store: chunk %d, payload %c: %w", c.Last(), partOf[f], err)
+	}
+	defer closer.Close()
+	if len(v) != c.Size(f) {
+		return fmt.Errorf("chunk %d: payload %c has %d bytes, its index says %d", c.Last(), partOf[f], len(v), c.Size(f))
+	}
+	return show(v)
+}
+
 // payload reads one form of a block.
 func (s *store) payload(c *Chunk, f Form) ([]byte, error) {
 	if c.Size(f) == 0 {

@@ -333,7 +333,7 @@ func (w *writer) load(s *subscriber) (err error) {
 	log, zstd := s.srv.cfg.Log, s.srv.cfg.Compressor
 	w.form, w.ends = s.form(), nil
 	switch {
-	case w.form == eventlog.JSON && w.few(s):
+	case w.few(s):
 		return w.loadPart(s)
 	case w.form == eventlog.JSON || w.chunk.Dictionary == zstd.ID():
 		w.data, err = log.Payload(w.chunk, w.form)
@@ -350,11 +350,15 @@ func (w *writer) load(s *subscriber) (err error) {
 // as decompressing a third of its events one by one; but it is kept for others.
 const fewShare = 8
 
-// few reports whether so little of what is left of the current chunk is wanted that the
-// JSON of that is better made of its compressed form.
+// few reports whether so little of what is left of the current chunk is wanted that it is
+// better taken out, and for JSON made of its compressed form, than loaded with all the rest.
 func (w *writer) few(s *subscriber) bool {
 	c := w.chunk
-	if c.Resident() || w.matcher.all || !s.srv.decompressor.Knows(c.Dictionary) || s.srv.cfg.Log.Loaded(c, eventlog.JSON) {
+	known := c.Dictionary == s.srv.cfg.Compressor.ID()
+	if w.form == eventlog.JSON {
+		known = s.srv.decompressor.Knows(c.Dictionary)
+	}
+	if w.matcher.all || !known || s.srv.cfg.Log.Loaded(c, w.form) {
 		return false
 	}
 	wanted := 0
@@ -366,27 +370,35 @@ func (w *writer) few(s *subscriber) bool {
 	return wanted <= len(c.Entries)/fewShare
 }
 
-// loadPart makes the JSON form of what is wanted of the current chunk.
+// loadPart takes what is wanted out of the current chunk.
 func (w *writer) loadPart(s *subscriber) error {
 	c := w.chunk
-	frames, err := s.srv.cfg.Log.Payload(c, eventlog.Zstd)
+	data, ends := make([]byte, 0, 1<<10), make([]uint32, len(c.Entries))
+	err := s.srv.cfg.Log.View(c, eventlog.Zstd, func(frames []byte) (err error) {
+		for i := w.next; i < len(c.Entries); i++ {
+			if w.matcher.wants(i) {
+				frame := frames[c.Start(i, eventlog.Zstd):c.Entries[i].End[eventlog.Zstd]]
+				size := int(c.Entries[i].End[eventlog.JSON] - c.Start(i, eventlog.JSON))
+				begin := len(data)
+				switch {
+				case w.form == eventlog.Zstd:
+					data = append(data, frame...)
+				default:
+					data, err = s.srv.decompressor.AppendText(slices.Grow(data, size+2), frame)
+					if err == nil && len(data)-begin != size {
+						err = errors.New("its compressed form has another length than its JSON")
+					}
+				}
+				if err != nil {
+					return fmt.Errorf("event %d: %w", c.Entries[i].Cursor, err)
+				}
+			}
+			ends[i] = uint32(len(data))
+		}
+		return nil
+	})
 	if err != nil {
 		return err
-	}
-	data, ends := make([]byte, 0, 1<<10), make([]uint32, len(c.Entries))
-	for i := w.next; i < len(c.Entries); i++ {
-		if w.matcher.wants(i) {
-			size := int(c.Entries[i].End[eventlog.JSON] - c.Start(i, eventlog.JSON))
-			begin := len(data)
-			data, err = s.srv.decompressor.AppendText(slices.Grow(data, size+2), frames[c.Start(i, eventlog.Zstd):c.Entries[i].End[eventlog.Zstd]])
-			if err == nil && len(data)-begin != size {
-				err = errors.New("its compressed form has another length than its JSON")
-			}
-			if err != nil {
-				return fmt.Errorf("event %d: %w", c.Entries[i].Cursor, err)
-			}
-		}
-		ends[i] = uint32(len(data))
 	}
 	w.data, w.ends, w.part = data, ends, true
 	return nil

@@ -173,7 +173,7 @@ func (s *subscriber) advances(w *writer) (o outcome) {
 // moment: enough for a disk that answers several at once. However many replay, no more than
 // these hold what they have read. Who is served from memory, and every control frame, needs
 // no turn.
-func turns() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
+func turns() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 
 // keepBytes bounds the payloads that all subscribers together keep while their sockets are
 // full: enough for a hundred fast ones, for whom looking them up again would cost as much as

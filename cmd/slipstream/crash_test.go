@@ -315,5 +315,10 @@ func TestKill(t *testing.T) {
 	if err := p.wait(); err != nil {
 		t.Errorf("SIGTERM: %v; the process said:\n%s", err, p.stderr)
 	}
+	report, err := runCommand(t.Context(), "verify", "--data-dir", dir)
+	if err != nil {
+		t.Errorf("verify: %v", err)
+	}
+	t.Log(report)
 	t.Logf("%d events, %d of %d kills interrupted ingest", len(history), interrupted, kills)
 }

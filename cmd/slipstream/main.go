@@ -44,6 +44,8 @@ func command() *cli.Command {
 		Commands: []*cli.Command{
 			serveCommand(),
 			tailCommand(),
+			inspectCommand(),
+			verifyCommand(),
 			healthCommand(),
 			{
 				Name:  "version",

@@ -84,6 +84,10 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	copies, err := newCheckpoints(dir, events, log)
+	if err != nil {
+		return errors.Join(err, events.Close())
+	}
 	client := firehose.New(firehose.Config{
 		URL: cfg.UpstreamURL, UserAgent: "slipstream/" + buildVersion(), Logger: log, Registerer: registry,
 	})
@@ -121,9 +125,10 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	stopLog, logDone := part(events.Run)
 	stopServer, serverDone := part(server.Run)
 	stopHTTP, httpDone := part(func(ctx context.Context) error {
+		defer copies.wait()
 		return serveHTTP(ctx, []site{
 			{public, server.Handler(), newLobby(files.lobby, registry, log).state},
-			{admin, adminHandler(registry, client, events), nil},
+			{admin, adminHandler(registry, client, events, copies), nil},
 		}, log)
 	})
 	stopIngest, ingestDone := part(ingester.Run)
@@ -248,7 +253,9 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       time.Minute,
 			MaxHeaderBytes:    2 << 20,
-			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+			// Requests that last end with ctx, so that Shutdown need not wait for them.
+			BaseContext: func(net.Listener) context.Context { return ctx },
+			ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
 		servers = append(servers, server)
 		group.Go(func() {
@@ -277,7 +284,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 // ready: consumers are still served, but with nothing new.
 const upstreamGrace = time.Minute
 
-func adminHandler(registry *prometheus.Registry, client *firehose.Client, events *eventlog.Log) http.Handler {
+func adminHandler(registry *prometheus.Registry, client *firehose.Client, events *eventlog.Log, copies *checkpoints) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -294,6 +301,7 @@ func adminHandler(registry *prometheus.Registry, client *firehose.Client, events
 			fmt.Fprintln(w, "ready")
 		}
 	})
+	mux.Handle("POST /checkpoint", copies)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

@@ -48,14 +48,16 @@ type Config struct {
 	LogFormat           string
 }
 
-func serveCommand() *cli.Command {
-	env := func(name string, v1 ...string) cli.ValueSourceChain {
-		keys := []string{"SLIPSTREAM_" + name}
-		for _, key := range v1 {
-			keys = append(keys, "JETSTREAM_"+key)
-		}
-		return cli.EnvVars(keys...)
+// env names a flag's environment variables: ours, and those of Jetstream v1.
+func env(name string, v1 ...string) cli.ValueSourceChain {
+	keys := []string{"SLIPSTREAM_" + name}
+	for _, key := range v1 {
+		keys = append(keys, "JETSTREAM_"+key)
 	}
+	return cli.EnvVars(keys...)
+}
+
+func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "serve",
 		Usage:        "run the daemon: subscribe to a relay, serve consumers",

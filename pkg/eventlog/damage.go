@@ -34,17 +34,26 @@ import (
 
 // refusal is an error that says, in one sentence, what is wrong with the store and what to do.
 type refusal struct {
-	text  string
-	cause error // nil: we found it ourselves
+	text   string
+	advice string // the end of the sentence, or none
+	cause  error  // nil: we found it ourselves
 }
 
-func (r refusal) Error() string { return r.text }
+func (r refusal) Error() string {
+	if r.advice == "" {
+		return r.text
+	}
+	return r.text + "; " + r.advice
+}
+
 func (r refusal) Unwrap() error { return r.cause }
+
+const startAnew = "with a new --data-dir the stream resumes live, or from --upstream-cursor"
 
 // damaged is the refusal of a damaged store. dir is its directory, file a name in it.
 func damaged(dir, file, what string, cause error) error {
-	return refusal{fmt.Sprintf(`the store is damaged: %s in %s: %s; "slipstream verify" shows what can be read; `+
-		`with a new --data-dir the stream resumes live, or from --upstream-cursor`, file, dir, what), cause}
+	return refusal{fmt.Sprintf("the store is damaged: %s in %s: %s", file, dir, what),
+		`"slipstream verify" shows what can be read; ` + startAnew, cause}
 }
 
 // openPebble is pebble.Open, whose faults and panics it returns: with a fault, Open itself
@@ -170,7 +179,7 @@ func findManifest(dir string, names []string) (string, error) {
 }
 
 func foreignStore(dir string, cause error) error {
-	return refusal{dir + " holds the store of another program: give Slipstream a directory of its own", cause}
+	return refusal{dir + " holds the store of another program: give Slipstream a directory of its own", "", cause}
 }
 
 func walNumber(name string) (uint32, bool) {
@@ -391,7 +400,7 @@ func explain(dir string, err error) error {
 	has := func(part string) bool { return strings.Contains(text, part) }
 	switch {
 	case has("unknown format major version"):
-		return refusal{fmt.Sprintf("the store in %s was written by a newer version: run that one, or give this one another --data-dir", dir), err}
+		return refusal{fmt.Sprintf("the store in %s was written by a newer version: run that one, or give this one another --data-dir", dir), "", err}
 	case has("no longer supported"), has("manifest file") && has("comparer name"):
 		return foreignStore(dir, err)
 	case has("name from options"):

@@ -96,6 +96,7 @@ type Log struct {
 	stored  atomic.Pointer[totals] // in blocks; set under writing
 	removed atomic.Pointer[totals] // of those, by retention
 	opened  totals                 // as they were at Open; immutable
+	copied  atomic.Pointer[int64]  // removed.bytes when the checkpoint was made; nil: there is none
 
 	// oldestMu makes Trim's look at the store and its setting of oldest one step.
 	oldestMu sync.Mutex
@@ -108,12 +109,25 @@ type Log struct {
 // lock is a mutex that one can give up waiting for.
 type lock chan struct{}
 
-func (l lock) take(ctx context.Context) error {
+// take takes the lock, for a disk that is full may make whoever has it wait. When ctx has
+// ended it gives up, but only then: without a want of space nobody has it for long.
+func (l lock) take(ctx context.Context, disk *spaceFS) error {
 	select {
 	case l <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+	}
+	tick := time.NewTicker(disk.every)
+	defer tick.Stop()
+	for {
+		select {
+		case l <- struct{}{}:
+			return nil
+		case <-tick.C:
+			if disk.waiting() {
+				return ctx.Err()
+			}
+		}
 	}
 }
 
@@ -323,7 +337,7 @@ func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) er
 	if err := l.waitForSpace(ctx); err != nil {
 		return err
 	}
-	if err := l.writing.take(ctx); err != nil {
+	if err := l.writing.take(ctx, l.disk); err != nil {
 		return fmt.Errorf("wait for disk space: %w", err)
 	}
 	defer l.writing.release()

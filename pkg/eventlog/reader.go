@@ -119,7 +119,18 @@ func (r *Reader) Verify(check func(c *Chunk, json, zstd, extra []byte) error, pr
 		return it.Error()
 	}()
 	if err := errors.Join(err, closeIter(it)); err != nil {
-		return explain(r.store.dir, err)
+		err = explain(r.store.dir, err)
+		if d := (refusal{}); errors.As(err, &d) {
+			// Whoever is told this has asked what can be read.
+			last := v.last
+			if v.block != nil {
+				last = v.block.Prev // of the block not everything has been read
+			}
+			d.text += fmt.Sprintf("; everything up to event %d (%s) can be read", last, stamp(last))
+			d.advice = startAnew
+			err = d
+		}
+		return err
 	}
 	if err := v.flush(); err != nil {
 		return err
@@ -156,7 +167,7 @@ func (v *verifier) key(key, value []byte) error {
 	}
 	at, part := keyCursor(key), keyPart(key)
 	fault := func(format string, args ...any) error {
-		return fmt.Errorf("chunk %d (%s): %w", at, at.Time().UTC().Format("2006-01-02T15:04:05.000000Z"), fmt.Errorf(format, args...))
+		return fmt.Errorf("chunk %d (%s): %w", at, stamp(at), fmt.Errorf(format, args...))
 	}
 	if at <= v.r.end.trimmed && part != partState {
 		return nil // a trim that was cut short; the next start ends it
@@ -220,6 +231,8 @@ func (v *verifier) key(key, value []byte) error {
 	v.bytes += len(value)
 	return nil
 }
+
+func stamp(c event.Cursor) string { return c.Time().UTC().Format("2006-01-02T15:04:05.000000Z") }
 
 // follows checks that a chunk is what comes after those before.
 func (v *verifier) follows(c *Chunk, at event.Cursor) error {
@@ -305,15 +318,31 @@ func (v *verifier) flush() error {
 
 // WriteCheckpoint writes a copy of the log as it is now to dir, which must not exist, for a
 // [Reader] beside a running process. Tables are hard links where the file system has
-// them; as long as the copy exists, what retention removes stays on disk.
+// them; as long as the copy exists, what retention removes stays on disk. There may be one
+// copy at a time, and RemoveCheckpoint removes it.
 func (l *Log) WriteCheckpoint(dir string) error {
 	l.closing.RLock()
 	defer l.closing.RUnlock()
 	if l.closed {
 		return ErrClosed
 	}
+	// Appends wait, for 0.1 s or so: of a WAL that is written while it is copied, later parts
+	// may be newer than earlier ones, which is what damage looks like.
+	l.writing <- struct{}{}
+	defer l.writing.release()
+	removed := l.removed.Load().bytes
+	l.copied.Store(&removed)
 	if err := l.store.db.Checkpoint(dir); err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
+	return nil
+}
+
+// RemoveCheckpoint removes a copy, or what there is of it.
+func (l *Log) RemoveCheckpoint(dir string) error {
+	if err := l.cfg.FS.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove checkpoint: %w", err)
+	}
+	l.copied.Store(nil)
 	return nil
 }

@@ -145,9 +145,12 @@ func (l *Log) excess() (bytes int64, reason string) {
 		return bytes, reason
 	}
 	coming := uint64(0)
+	if copied := l.copied.Load(); copied != nil {
+		coming = uint64(l.removed.Load().bytes - *copied) // when the copy goes
+	}
 	if !l.disk.waiting() { // else Pebble may not answer
 		m := l.store.db.Metrics()
-		coming = m.Table.ObsoleteSize + m.Table.ZombieSize
+		coming += m.Table.ObsoleteSize + m.Table.ZombieSize
 	}
 	if short := min(int64(wanted)-int64(usage.AvailBytes)-int64(coming), size-l.cfg.keptBytes); short > bytes {
 		bytes, reason = short, tooTight

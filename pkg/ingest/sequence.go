@@ -16,6 +16,16 @@ type checkpoint struct {
 	Seq firehose.Seq `json:"seq"`
 }
 
+// ParseCheckpoint reads what is stored as the log's checkpoint: which relay, and where it
+// goes on.
+func ParseCheckpoint(b []byte) (url string, seq firehose.Seq, err error) {
+	var c checkpoint
+	if err := json.Unmarshal(b, &c); err != nil {
+		return "", 0, fmt.Errorf("read the stored upstream cursor: %w", err)
+	}
+	return c.URL, c.Seq, nil
+}
+
 // run is a chunk in the making: it belongs to the sequencer while it fills, to an
 // encode worker until done, then to the committer.
 type run struct {
@@ -78,10 +88,11 @@ func (in *Ingester) newSequencer() (*sequencer, firehose.Start, error) {
 	}
 	var stored *checkpoint
 	if b := in.cfg.Log.Checkpoint(); b != nil {
-		stored = &checkpoint{}
-		if err := json.Unmarshal(b, stored); err != nil {
-			return nil, firehose.Start{}, fmt.Errorf("read the stored upstream cursor: %w", err)
+		url, seq, err := ParseCheckpoint(b)
+		if err != nil {
+			return nil, firehose.Start{}, err
 		}
+		stored = &checkpoint{url, seq}
 	}
 	switch {
 	case in.cfg.Override != nil:

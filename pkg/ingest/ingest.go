@@ -39,9 +39,9 @@ type Config struct {
 // Bounds on what is on its way through the pipeline, besides the queue's.
 const (
 	batchFrames = 64        // frames that a decode worker takes at once
-	runBytes    = 256 << 10 // JSON after which a run is full; one batch may exceed it
+	runBytes    = 512 << 10 // JSON after which a run is full; one batch may exceed it
 	runEvents   = 2048      // events after which a run is full
-	runCount    = 12        // one filling, two being encoded, the rest to bridge what a sync takes
+	runCount    = 6         // one filling, two being encoded, the rest to bridge what a sync takes
 )
 
 // checkpointInterval is how often the upstream position is stored when frames yield no

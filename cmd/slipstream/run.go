@@ -137,7 +137,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			"limit", files.limit, "needed", files.needed, "max_subscribers", files.consumers)
 	}
 	log.Info("listening", "version", buildVersion(), "consumers", public.Addr(), "metrics", admin.Addr(),
-		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", compressor.ID(), "last_cursor", events.Last(),
+		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", compressor.ID(), "last_cursor", events.Last(), "replay", replay(events),
 		"max_subscribers", files.consumers, "descriptors", files.limit)
 
 	<-ctx.Done()
@@ -175,6 +175,15 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond), "last_cursor", events.Last())
 	return nil
+}
+
+// replay returns how far back one can replay.
+func replay(events *eventlog.Log) time.Duration {
+	oldest := events.Oldest()
+	if oldest == 0 {
+		return 0
+	}
+	return time.Since(oldest.Time()).Round(time.Second)
 }
 
 // failure is why a run ended by itself.

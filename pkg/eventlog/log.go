@@ -81,7 +81,6 @@ type Log struct {
 
 	disk      *spaceFS
 	retention retention // owned by Trim
-	stuck     bool      // a commit was left to itself; owned by Append
 	noBallast bool      // the last attempt failed; owned by Run
 
 	// writing is held for a batch and for saying what was in it: last and checkpoint
@@ -89,6 +88,7 @@ type Log struct {
 	// disk, so that others must be able to give up.
 	writing lock
 	// Guarded by writing:
+	stuck  bool     // a commit was left to itself, and may still come to pass: nothing may follow
 	fresh  []*Chunk // stored as they came, in no block yet; all in the window
 	blocks event.Cursor
 	merger merger
@@ -331,9 +331,6 @@ func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) er
 		}
 		last = c.Last()
 	}
-	if l.stuck {
-		return errStillFull
-	}
 	if err := l.waitForSpace(ctx); err != nil {
 		return err
 	}
@@ -341,6 +338,9 @@ func (l *Log) Append(ctx context.Context, chunks []*Chunk, checkpoint []byte) er
 		return fmt.Errorf("wait for disk space: %w", err)
 	}
 	defer l.writing.release()
+	if l.stuck {
+		return errStillFull
+	}
 	if checkpoint == nil {
 		checkpoint = l.Checkpoint()
 	}

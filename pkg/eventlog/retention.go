@@ -115,7 +115,7 @@ func (l *Log) tooOld(step time.Duration) (through event.Cursor, reason string, e
 		return 0, "", nil // also with a clock that nobody has set yet
 	}
 	l.writing <- struct{}{}
-	if len(l.fresh) > 0 && l.fresh[0].First() <= limit {
+	if len(l.fresh) > 0 && l.fresh[0].First() <= limit && !l.stuck {
 		// Where hardly anything happens. Only blocks are removed.
 		err = l.commit(context.Background(), nil, state{l.Trimmed(), l.Checkpoint()}, true)
 	}
@@ -188,9 +188,13 @@ func (l *Log) throughBytes(total int64) (event.Cursor, error) {
 
 // remove removes the blocks up to the one that ends at through.
 func (l *Log) remove(through event.Cursor, reason string) error {
+	l.writing <- struct{}{}
+	if l.stuck {
+		l.writing.release()
+		return nil
+	}
 	// First said, then done: a reader that meets the hole knows why.
 	l.trimmed.Store(int64(through))
-	l.writing <- struct{}{}
 	w := l.store.newBatch(1 << 10)
 	w.state(l.Last(), state{through, l.Checkpoint()})
 	err := w.commit(false)

@@ -171,9 +171,9 @@ func (s *subscriber) advances(w *writer) (o outcome) {
 
 // turns returns how many subscribers may read from disk, and write that, at the same
 // moment: all cores but one, so that however many replay, what is live finds a core that is
-// free. (Beside 20 replays on two cores, its p99 was 3 to 5 times that without, as long as eight
-// could be at work, and is 1.2 times now; the replays are no slower together.) No more than
-// these hold what they have read. Who is served from memory, and every control frame, needs
+// free. (Beside 20 replays on two cores its p99 is 1.1 to 1.3 times that without; with eight at
+// work at once it was 2.3 times, and the replays were no faster together.) No more than these
+// hold what they have read. Who is served from memory, and every control frame, needs
 // no turn.
 func turns() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 

@@ -315,10 +315,15 @@ func parseIndex(b []byte) (*Chunk, error) {
 		}
 		e := &c.Entries[i]
 		delta := next()
-		end[JSON] += next()
-		end[Zstd] += next()
+		length := func(f Form) {
+			n := next()
+			ok = ok && n <= uint64(s.size[f])
+			end[f] += n
+		}
+		length(JSON)
+		length(Zstd)
 		if flags&extraFlag != 0 {
-			end[Extra] += next()
+			length(Extra)
 		}
 		did, collection := next(), uint64(NoCollection)
 		e.Kind = event.Kind(flags &^ extraFlag)

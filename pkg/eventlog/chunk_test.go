@@ -2,6 +2,7 @@ package eventlog_test
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,6 +20,24 @@ func FuzzIndex(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(c.Index())
+	// Lengths whose sum wraps around to what it should be.
+	for range 3 {
+		b.Add(start+event.Cursor(b.Len()), event.KindIdentity, []byte("a"), nil, [3]uint32{10})
+	}
+	if c, err = b.Seal(start-1, 7, make([]byte, 10), nil, nil); err != nil {
+		f.Fatal(err)
+	}
+	const row = 5 // kind, cursor, two lengths, DID: a byte each
+	rows := c.Index()[len(c.Index())-3*row:]
+	x := slices.Clone(c.Index()[:len(c.Index())-3*row])
+	for i, n := range []uint64{10, 1<<64 - 5, 5} {
+		r := rows[i*row:][:row]
+		x = append(binary.AppendUvarint(append(x, r[:2]...), n), r[3:]...)
+	}
+	if _, err := eventlog.ParseIndex(x); err == nil {
+		f.Fatal("lengths that wrap around were taken")
+	}
+	f.Add(x)
 	f.Fuzz(func(t *testing.T, x []byte) {
 		c, err := eventlog.ParseIndex(x)
 		if err != nil {
@@ -34,6 +53,17 @@ func FuzzIndex(f *testing.F) {
 			if e.Collection != eventlog.NoCollection {
 				_ = c.Collections[e.Collection]
 			}
+		}
+		sum, err := eventlog.ParseSummary(x)
+		if err != nil || sum.Events() != len(c.Entries) || sum.First != c.First() || sum.Last != c.Last() {
+			t.Fatalf("the summary is another: %+v, %v", sum, err)
+		}
+		names := 0
+		for range sum.Collections {
+			names++
+		}
+		if names != len(c.Collections) || !sum.HasAny(c.Hashes) || !sum.HasAny(c.Hashes[:1]) || sum.HasAny(nil) {
+			t.Fatal("the summary's tables are others")
 		}
 		if c.After(c.Last()) != len(c.Entries) || c.After(c.First()-1) != 0 {
 			t.Fatal("After is wrong at the ends")

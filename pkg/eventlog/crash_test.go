@@ -189,34 +189,3 @@ func (c crash) check(t *testing.T, cfg eventlog.Config) {
 	h.reopen()
 	h.check()
 }
-
-// Retention's clock follows the machine's at twice the speed of time at most.
-func TestSlowClock(t *testing.T) {
-	begin := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
-	day, hour := 24*time.Hour, time.Hour
-	for _, c := range []struct {
-		name  string
-		now   time.Duration // of the slow clock, when the machine's shows begin
-		steps []time.Duration
-		want  []time.Duration
-	}{
-		{"in step", 0, []time.Duration{hour, day, day + time.Second}, []time.Duration{hour, day, day + time.Second}},
-		{"after a day away", -day, []time.Duration{hour, 2 * hour, 30 * hour}, []time.Duration{-day + 2*hour, -day + 4*hour, 30 * hour}},
-		{"stepped back", 0, []time.Duration{hour, 0, -hour, hour}, []time.Duration{hour, 0, -hour, hour}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			clock := eventlog.NewSlowClock(begin.Add(c.now), begin)
-			for i, step := range c.steps {
-				if got := clock.Advance(begin.Add(step)); !got.Equal(begin.Add(c.want[i])) {
-					t.Errorf("machine %v: got %v, want %v", step, got.Sub(begin), c.want[i])
-				}
-			}
-		})
-	}
-	// A step of the wall clock is not time that passes: the monotonic clock tells.
-	machine := time.Now()
-	clock := eventlog.NewSlowClock(machine.Round(0), machine)
-	if got := clock.Advance(machine.Add(time.Second).Round(0).Add(day)); !got.After(machine.Add(time.Second)) {
-		t.Errorf("without a monotonic clock: %v", got.Sub(machine))
-	}
-}

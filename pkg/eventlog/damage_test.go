@@ -657,3 +657,67 @@ type quiet struct{}
 func (quiet) Infof(string, ...any)  {}
 func (quiet) Errorf(string, ...any) {}
 func (quiet) Fatalf(string, ...any) {}
+
+// A damaged table is read up to the damage, and retention gets past it.
+func TestPastDamage(t *testing.T) {
+	s := &specimen{rng: rand.New(rand.NewPCG(3, 4)), now: start.Time()}
+	mem := vfs.NewMem()
+	log := s.open(t, mem)
+	for range 600 {
+		s.grow(t, log, 1+s.rng.IntN(30))
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.fs = mem
+	names := specimenFiles(t, mem, "sst")
+	if len(names) < 8 {
+		t.Fatalf("only %d tables", len(names))
+	}
+	name := names[2] // the newest are looked at when the store is opened
+	for share := 1; share < 10; share += 2 {
+		t.Run(fmt.Sprint(share, " tenths"), func(t *testing.T) {
+			fs := s.clone(t)
+			b := readFile(t, fs, name)
+			writeFile(t, fs, name, flipped(b, len(b)*share/10, 5))
+			now := s.now
+			log, err := eventlog.Open(eventlog.Config{Dir: specimenDir, FS: fs, WindowBytes: 1, CacheBytes: 1, BlockEvents: 1,
+				Retention: time.Hour, Now: func() time.Time { return now }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer log.Close()
+			n, at := 0, event.Cursor(0)
+			for ; at < log.Last(); n++ {
+				c, _, err := log.Next(at)
+				for f := range eventlog.Extra + 1 {
+					if err == nil {
+						_, err = log.Payload(c, f)
+					}
+				}
+				if err != nil {
+					if !strings.Contains(err.Error(), name) {
+						t.Fatal(err)
+					}
+					break
+				}
+				at = c.Last()
+			}
+			if n == 0 || n == len(s.appends) || at != s.appends[n-1].last {
+				t.Fatalf("%d of %d blocks were read, up to %d", n, len(s.appends), at)
+			}
+			failed := 0
+			for _, a := range s.appends {
+				now = a.last.Time().Add(time.Hour)
+				if err := log.Trim(); err != nil {
+					if failed++; !strings.Contains(err.Error(), name) {
+						t.Fatal(err)
+					}
+				}
+			}
+			if err := log.Trim(); err != nil || log.Trimmed() != log.Last() || log.Oldest() != 0 {
+				t.Fatalf("after %d that failed: %v; trimmed through %d of %d, the oldest is %d", failed, err, log.Trimmed(), log.Last(), log.Oldest())
+			}
+		})
+	}
+}

@@ -104,7 +104,9 @@
 // Three things remove the oldest events: their age, the size of the store, and the free
 // space of the disk. What a stretch of log takes is known from two indexes, since each has
 // the sum of all before it; the disk is not asked, because space comes back later. A cut
-// is one edit of Pebble's manifest (Excise) and a record of how far it went.
+// is one edit of Pebble's manifest (Excise) and a record of how far it went. What limits the
+// age is in ageLimit. A clock of retention's own, that follows the machine's slowly, lost:
+// after a week away it would have kept four days of new events.
 //
 // # The store's faults
 //

@@ -259,11 +259,7 @@ func (l *Log) recover() error {
 	if oldest.Last == 0 {
 		l.removed.Store(&end.totals)
 	}
-	now := l.cfg.Now()
-	l.retention.clock = slowClock{now: now.Round(0), read: now}
-	if end.last > 0 && end.last.Time().Before(now) {
-		l.retention.clock.now = end.last.Time()
-	}
+	l.retention.aged = l.cfg.Now()
 	l.current.Store(w)
 	l.trimmed.Store(int64(end.trimmed))
 	l.checkpoint.Store(&end.checkpoint)

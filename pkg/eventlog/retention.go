@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"time"
@@ -11,29 +12,42 @@ import (
 
 // retention is what Trim remembers.
 type retention struct {
-	clock slowClock
+	aged  time.Time // when events were last removed for their age, or the log was opened
+	tight squeeze
 	told  time.Time // when the log last said that the buffer is short
+	hurt  time.Time // when it last said that damage is in the way
 }
 
-// slowClock is the clock that events grow old by. It is the machine's, as long as that
-// behaves: after a step forward, or after the process was away, it follows at twice the
-// speed of time until it has caught up. So a clock that is wrong by a day for an hour, or at
-// the start of the machine, costs an hour of the buffer and not all of it; and no more is
-// ever on disk than in an ordinary day.
-type slowClock struct {
-	now  time.Time
-	read time.Time // the machine's at the last look, with its monotonic reading
+// ageLimit returns up to where events are too old: by the machine's clock, but from the oldest
+// on no more than twice the time that has passed, by the monotonic clock that nobody sets,
+// since events were last removed. So a clock that is wrong by a day for an hour costs a few
+// hours of the buffer and not all of it, and after a day away the events from before go as
+// new ones come. Never is there more on disk than in an ordinary day.
+func ageLimit(oldest event.Cursor, now, aged time.Time, keep time.Duration) event.Cursor {
+	passed := min(max(now.Sub(aged), 0), max(retentionStep, keep/blockShare)) // no more than a block may span
+	return min(event.CursorAt(now.Add(-keep)), oldest+event.Cursor(2*passed.Microseconds()))
 }
 
-// advance looks at the machine's clock.
-func (c *slowClock) advance(machine time.Time) time.Time {
-	passed := max(machine.Sub(c.read), 0) // by the monotonic clock, which nobody sets
-	c.read = machine
-	c.now = c.now.Add(2 * passed)
-	if wall := machine.Round(0); c.now.After(wall) {
-		c.now = wall
+// squeeze is how want of free space is dealt with where removing events does not help: on a
+// file system that keeps what is removed, in snapshots for instance, or beside a process that
+// takes it all.
+type squeeze struct {
+	free uint64    // when events were last removed for it
+	next time.Time // not before this again
+	wait time.Duration
+}
+
+// again reports whether events may be removed for want of space, now that so much is free. If
+// there is less than the last time, it was no help then, and next time is later.
+func (q *squeeze) again(free uint64, now time.Time) bool {
+	if now.Before(q.next) {
+		return false
 	}
-	return c.now
+	if q.wait = min(max(2*q.wait, time.Second), 10*time.Minute); free >= q.free {
+		q.wait = 0
+	}
+	q.free, q.next = free, now.Add(q.wait)
+	return true
 }
 
 // MinMaxBytes is the least that Config.MaxBytes may be for the buffer to be worth its name.
@@ -56,9 +70,23 @@ const (
 func (l *Log) trimUntil(ctx context.Context) error {
 	tick := time.NewTicker(retentionInterval)
 	defer tick.Stop()
+	var rest time.Time // until then nothing is tried
 	for {
-		if err := l.trim(min(retentionStep, l.cfg.Retention/60)); err != nil {
-			return err
+		if now := time.Now(); now.After(rest) {
+			err := explain(l.cfg.Dir, l.trim(min(retentionStep, l.cfg.Retention/60)))
+			if r := (refusal{}); errors.As(err, &r) {
+				// A cut through a damaged table fails, and takes Pebble seconds. A minute later it
+				// is beyond it.
+				rest = now.Add(retentionStep)
+				if now.Sub(l.retention.hurt) > time.Hour {
+					l.retention.hurt = now
+					l.log.Error("old events cannot be removed yet: "+r.text, "oldest", l.Oldest())
+				}
+				err = nil
+			}
+			if err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -77,7 +105,7 @@ const (
 
 // Trim removes what is too old, and more of the oldest if the log is too large or the disk
 // too full. It has one caller at a time, which is Run as long as that runs.
-func (l *Log) Trim() error { return l.trim(0) }
+func (l *Log) Trim() error { return explain(l.cfg.Dir, l.trim(0)) }
 
 // trim is Trim, but leaves what is too old until it is so by step.
 func (l *Log) trim(step time.Duration) error {
@@ -109,8 +137,8 @@ func (l *Log) trim(step time.Duration) error {
 
 // tooOld returns how far events are older than the retention.
 func (l *Log) tooOld(step time.Duration) (through event.Cursor, reason string, err error) {
-	limit := event.CursorAt(l.retention.clock.advance(l.cfg.Now()).Add(-l.cfg.Retention))
 	oldest := l.Oldest()
+	limit := ageLimit(oldest, l.cfg.Now(), l.retention.aged, l.cfg.Retention)
 	if limit <= 0 || oldest == 0 || limit < oldest+event.Cursor(step.Microseconds()) {
 		return 0, "", nil // also with a clock that nobody has set yet
 	}
@@ -152,7 +180,7 @@ func (l *Log) excess() (bytes int64, reason string) {
 		m := l.store.db.Metrics()
 		coming += m.Table.ObsoleteSize + m.Table.ZombieSize
 	}
-	if short := min(int64(wanted)-int64(usage.AvailBytes)-int64(coming), size-l.cfg.keptBytes); short > bytes {
+	if short := min(int64(wanted)-int64(usage.AvailBytes)-int64(coming), size-l.cfg.keptBytes); short > bytes && l.retention.tight.again(usage.AvailBytes+coming, l.cfg.Now()) {
 		bytes, reason = short, tooTight
 	}
 	return bytes, reason
@@ -219,6 +247,9 @@ func (l *Log) remove(through event.Cursor, reason string) error {
 		now = totals{first.totalBytes - first.stored, first.totalEvents - int64(first.Events())}
 	} else if c := l.current.Load().next(through); c != nil {
 		oldest = c.First()
+	}
+	if reason == tooOld {
+		l.retention.aged = l.cfg.Now()
 	}
 	l.removed.Store(&now)
 	l.oldest.Store(int64(oldest))

@@ -141,8 +141,10 @@ func TestRetentionOfLittle(t *testing.T) {
 		}
 	}
 	// Then nothing more comes.
-	now = now.Add(48 * time.Hour)
-	h.trim()
+	for range 30 {
+		now = now.Add(time.Hour)
+		h.trim()
+	}
 	if len(h.rows) != 0 || h.log.Oldest() != 0 {
 		t.Fatalf("%d events are left, the oldest %d", len(h.rows), h.log.Oldest())
 	}
@@ -151,8 +153,65 @@ func TestRetentionOfLittle(t *testing.T) {
 	h.check()
 }
 
+// After a week away the events from before go as new ones come: there never are more than in
+// an ordinary day.
+func TestRetentionAfterAWeek(t *testing.T) {
+	now := start.Time()
+	h := newHarness(t, eventlog.Config{Retention: 24 * time.Hour, Now: func() time.Time { return now }})
+	tenMinutes := func() {
+		t.Helper()
+		now = now.Add(10 * time.Minute)
+		h.next = max(h.next, event.CursorAt(now))
+		h.append(40)
+		h.trim()
+	}
+	for range 24 * 6 {
+		tenMinutes()
+	}
+	ordinary := len(h.rows)
+	h.log.Close()
+	now = now.Add(7 * 24 * time.Hour)
+	h.open()
+	for i := range 6 * 24 * 6 {
+		tenMinutes()
+		if len(h.rows) > ordinary*21/20 {
+			t.Fatalf("%d events after %d hours, an ordinary day has %d", len(h.rows), i/6, ordinary)
+		}
+		if i == 6 && len(h.rows) < ordinary*8/10 {
+			t.Fatalf("%d events are left after an hour, an ordinary day has %d", len(h.rows), ordinary)
+		}
+	}
+	h.check()
+}
+
+// Up to where events are too old, with a clock that is right and one that is not.
+func TestAgeLimit(t *testing.T) {
+	const keep = 24 * time.Hour
+	opened := time.Now() // with a monotonic reading
+	at := func(d time.Duration) event.Cursor { return event.CursorAt(opened.Add(d)) }
+	for _, c := range []struct {
+		name      string
+		oldest    time.Duration
+		now, wall time.Duration // by the monotonic clock and by the machine's
+		want      time.Duration
+	}{
+		{"in step", -keep - time.Minute, time.Minute, time.Minute, -keep + time.Minute},
+		{"nothing is that old", -time.Hour, time.Minute, time.Minute, -keep + time.Minute},
+		{"a day ahead", -keep, time.Minute, time.Minute + keep, -keep + 2*time.Minute},
+		{"a day ahead, nothing removed for long", -time.Hour, 10 * time.Hour, 10*time.Hour + keep, -time.Hour + 2*time.Hour},
+		{"a day behind", -keep, time.Minute, time.Minute - keep, -2*keep + time.Minute},
+	} {
+		// There is no clock to set here: the wall's step goes into what it is compared with.
+		step := c.wall - c.now
+		got := eventlog.AgeLimit(at(c.oldest-step), opened.Add(c.now), opened, keep)
+		if want := at(c.want - step); got != want && got != want+1 && got != want-1 {
+			t.Errorf("%s: got %v, want %v", c.name, got.Time().Sub(opened)+step, c.want)
+		}
+	}
+}
+
 // The clock is set forward a day and back again, and back an hour: cursors go on growing and
-// the buffer stays.
+// most of the buffer stays.
 func TestClockSetWrong(t *testing.T) {
 	now := start.Time()
 	h := newHarness(t, eventlog.Config{Retention: 24 * time.Hour, Now: func() time.Time { return now }})
@@ -163,27 +222,55 @@ func TestClockSetWrong(t *testing.T) {
 		h.append(40)
 		h.trim()
 	}
-	for range 10 {
+	for range 300 {
 		minute(0)
 	}
-	rows := len(h.rows)
-	// The harness's clock has no monotonic reading, so a step looks like time that passes; a
-	// process that was away sees the same. Its clock begins where the log ends.
+	// The harness's clock has no monotonic reading, so a step looks like time that passes; but
+	// a process that was away sees the same.
 	h.log.Close()
 	now = now.Add(24 * time.Hour)
 	h.open()
 	for range 10 {
 		minute(0)
 	}
-	if len(h.rows) != rows+10*40 {
-		t.Fatalf("%d events are left, want %d", len(h.rows), rows+10*40)
+	if n := len(h.rows); n < (300+10-25)*40 {
+		t.Fatalf("%d events are left after ten minutes with the wrong clock", n)
 	}
 	h.check()
-	for _, set := range []time.Duration{-24 * time.Hour, 0, -time.Hour, 0, 0} {
+	h.log.Close()
+	now = now.Add(-24 * time.Hour)
+	h.open()
+	rows := len(h.rows)
+	for _, set := range []time.Duration{0, -time.Hour, 0, 0} {
 		minute(set)
 	}
-	if len(h.rows) != rows+15*40 {
-		t.Fatalf("%d events are left, want %d", len(h.rows), rows+15*40)
+	if len(h.rows) != rows+4*40 {
+		t.Fatalf("%d events are left, want %d", len(h.rows), rows+4*40)
+	}
+	h.check()
+}
+
+// Where removing events does not make the disk any less full, they are not removed at every
+// look.
+func TestNoGain(t *testing.T) {
+	now := start.Time()
+	registry := prometheus.NewRegistry()
+	fs := &fullFS{FS: vfs.NewMem(), free: 10<<20 - 100<<10}
+	cfg := eventlog.Config{FS: fs, WindowBytes: 5 << 10, MinFree: 10 << 20, Floor: 1 << 20, Ballast: -1, Registerer: registry,
+		Now: func() time.Time { return now }}
+	cfg.SetKeptBytes(100 << 10)
+	h := newHarness(t, cfg)
+	h.fill(registry, 2000<<10)
+	cuts := 0
+	for i := range uint64(120) { // two minutes, in which somebody else takes a little more each second
+		fs.set(10<<20 - 100<<10 - i<<10)
+		if h.trim() > 0 {
+			cuts++
+		}
+		now = now.Add(time.Second)
+	}
+	if cuts < 3 || cuts > 10 {
+		t.Errorf("events were removed %d times", cuts)
 	}
 	h.check()
 }

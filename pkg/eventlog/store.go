@@ -537,6 +537,9 @@ func (s *store) read(after event.Cursor, limit int, skip func(*Summary) bool) (b
 		size += c.Size(JSON)
 		return size < limit, nil
 	})
+	if len(blocks) > 0 || passed > after {
+		err = nil // it comes again where it belongs: at what could not be read
+	}
 	return blocks, passed, err
 }
 

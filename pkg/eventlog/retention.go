@@ -262,7 +262,7 @@ func (l *Log) remove(through event.Cursor, reason string) error {
 			advice = "make room, or lower --min-free-disk or --event-ttl"
 		}
 		l.log.Warn("the buffer does not hold the whole --event-ttl: "+advice, "reason", reason,
-			"replay", time.Since(oldest.Time()).Round(time.Minute), "buffer_bytes", l.stored.Load().bytes-now.bytes)
+			"replay", time.Since(oldest.Time()).Round(time.Second), "buffer_bytes", l.stored.Load().bytes-now.bytes)
 	}
 	return nil
 }

@@ -169,6 +169,8 @@ func TestHandshakeStorm(t *testing.T) {
 		}
 	}
 	close(all)
+	// A handshake is answered before the subscriber is counted.
+	waitFor(t, "every subscriber", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == consumers })
 	m := scrape(t, metrics)
 	if m["slipstream_http_connections_refused_total"] != 0 || m["slipstream_subscribers"] != consumers {
 		t.Errorf("%v connections were refused, %v subscribers are there", m["slipstream_http_connections_refused_total"], m["slipstream_subscribers"])

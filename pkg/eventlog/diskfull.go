@@ -130,6 +130,16 @@ func (f *spaceFS) dropBallast() {
 	_ = f.FS.Remove(f.ballast)
 }
 
+// lacks returns how much space the ballast still needs.
+func (f *spaceFS) lacks() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.there {
+		return 0
+	}
+	return uint64(max(f.size, 0))
+}
+
 // restore makes the ballast if it is not there, and if that leaves the floor free. Whoever
 // owns the store calls it now and then.
 func (f *spaceFS) restore(free, floor uint64) error {
@@ -170,7 +180,11 @@ func (f *spaceFS) makeBallast() error {
 		if err != nil {
 			return err
 		}
-		if err := file.Preallocate(0, f.size); err == nil {
+		err = file.Preallocate(0, f.size)
+		if isDiskFull(err) {
+			return err // of a quota, which the free space does not show
+		}
+		if err == nil {
 			after, err := f.FS.GetDiskUsage(f.dir)
 			if err == nil && after.AvailBytes+uint64(f.size)/2 < before.AvailBytes {
 				if _, err := file.WriteAt([]byte{0}, f.size-1); err != nil {

@@ -10,9 +10,10 @@
 //
 // # One reader
 //
-// A reader's position is a cursor, and [Log.Next] is the only way to read: it returns
+// A reader's position is a cursor, and [Log.Next] is the way to read: it returns
 // the chunk that holds the first event after that position, from the window in
-// memory if it is there, from Pebble if it is older. There is no replay mode. A
+// memory if it is there, from Pebble if it is older ([Log.NextUnless] passes over what the
+// reader has no use for). There is no replay mode. A
 // reader that is caught up gets a channel that closes at the next append.
 //
 // # Durable before visible

@@ -81,7 +81,7 @@ type Log struct {
 
 	disk      *spaceFS
 	retention retention // owned by Trim
-	noBallast bool      // the last attempt failed; owned by Run
+	noBallast time.Time // when it could not be made; owned by Run
 
 	// writing is held for a batch and for saying what was in it: last and checkpoint
 	// always belong together for who holds it. Whoever holds it may wait for space on a full
@@ -188,7 +188,11 @@ func Open(cfg Config) (*Log, error) {
 	opened := make(chan error, 1)
 	go func() {
 		s, err := openStore(l.disk, cfg.Dir, cfg.Logger, cfg.tableBytes, false)
-		l.store = s
+		if l.store = s; err == nil {
+			if err = l.recover(); err != nil {
+				err = errors.Join(explain(cfg.Dir, err), s.db.Close())
+			}
+		}
 		opened <- err
 	}()
 	if err := l.disk.await(cfg.Stop, opened); err == errStillFull {
@@ -196,9 +200,6 @@ func Open(cfg Config) (*Log, error) {
 		return nil, fmt.Errorf("open store in %s: %w", cfg.Dir, ErrFull)
 	} else if err != nil {
 		return nil, err
-	}
-	if err := l.recover(); err != nil {
-		return nil, errors.Join(explain(cfg.Dir, err), l.store.db.Close())
 	}
 	l.metrics = newMetrics(cfg.Registerer, l)
 	return l, nil

@@ -330,6 +330,9 @@ func (l *Log) WriteCheckpoint(dir string) error {
 	// may be newer than earlier ones, which is what damage looks like.
 	l.writing <- struct{}{}
 	defer l.writing.release()
+	if l.stuck {
+		return errStillFull
+	}
 	removed := l.removed.Load().bytes
 	l.copied.Store(&removed)
 	if err := l.store.db.Checkpoint(dir); err != nil {

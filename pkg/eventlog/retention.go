@@ -168,7 +168,7 @@ func (l *Log) excess() (bytes int64, reason string) {
 	if err != nil {
 		return bytes, reason // not every file system can tell
 	}
-	wanted := max(l.cfg.MinFree, uint64(l.cfg.MinFreeShare*float64(usage.TotalBytes)), l.cfg.Floor+l.cfg.Floor/2)
+	wanted := max(l.cfg.MinFree, uint64(l.cfg.MinFreeShare*float64(usage.TotalBytes)), l.cfg.Floor+l.cfg.Floor/2+l.disk.lacks())
 	if usage.AvailBytes >= wanted {
 		return bytes, reason
 	}
@@ -237,11 +237,11 @@ func (l *Log) remove(through event.Cursor, reason string) error {
 	}
 	l.oldestMu.Lock()
 	defer l.oldestMu.Unlock()
+	before, now := *l.removed.Load(), *l.stored.Load()
 	first, err := l.store.first(through)
 	if err != nil {
 		return err
 	}
-	before, now := *l.removed.Load(), *l.stored.Load()
 	oldest := first.First
 	if first.Last > 0 {
 		now = totals{first.totalBytes - first.stored, first.totalEvents - int64(first.Events())}
@@ -279,11 +279,7 @@ func (l *Log) waitForSpace(ctx context.Context) error {
 			l.diskFull.Store(false)
 			return nil
 		}
-		// Something waits though there is space where a quota or inodes have run out.
-		if usage.AvailBytes >= l.cfg.Floor && !l.disk.waiting() {
-			if l.diskFull.Swap(false) {
-				l.log.Info("disk has space again, ingest goes on", "free_bytes", usage.AvailBytes)
-			}
+		if l.hasSpace(usage.AvailBytes) {
 			return nil
 		}
 		if !l.diskFull.Swap(true) {
@@ -298,6 +294,23 @@ func (l *Log) waitForSpace(ctx context.Context) error {
 	}
 }
 
+// hasSpace reports whether there is room for another batch. Once there was not, it takes a
+// little more until there is again.
+func (l *Log) hasSpace(free uint64) bool {
+	floor := l.cfg.Floor
+	if l.diskFull.Load() {
+		floor += floor / 8
+	}
+	// Something waits though there is space where a quota or inodes have run out.
+	if free < floor || l.disk.waiting() {
+		return false
+	}
+	if l.diskFull.Swap(false) {
+		l.log.Info("disk has space again, ingest goes on", "free_bytes", free)
+	}
+	return true
+}
+
 // noSpace is told by the file system that there was no room for something.
 func (l *Log) noSpace(op string, err error) {
 	if !l.diskFull.Swap(true) {
@@ -306,15 +319,22 @@ func (l *Log) noSpace(op string, err error) {
 	}
 }
 
-// keepBallast makes the ballast again when there is room for it.
+// ballastRetry is how long after a failure the ballast is not tried again.
+const ballastRetry = time.Minute
+
+// keepBallast makes the ballast again when there is room for it. On the way it notices that
+// there is space again, should nothing be appended.
 func (l *Log) keepBallast() {
 	usage, err := l.cfg.FS.GetDiskUsage(l.cfg.Dir)
 	if err != nil {
 		return
 	}
-	err = l.disk.restore(usage.AvailBytes, l.cfg.Floor)
-	if err != nil && !l.noBallast {
+	l.hasSpace(usage.AvailBytes)
+	if time.Since(l.noBallast) < ballastRetry {
+		return
+	}
+	if err := l.disk.restore(usage.AvailBytes, l.cfg.Floor); err != nil {
+		l.noBallast = time.Now()
 		l.log.Debug("no ballast for a full disk", "err", err)
 	}
-	l.noBallast = err != nil
 }

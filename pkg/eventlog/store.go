@@ -144,7 +144,9 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger, tableBytes int, readOnly
 		L0StopWritesThreshold:       24,
 		TargetFileSizes:             [7]int64{int64(tableBytes + memTableRoom)},
 		FormatMajorVersion:          pebble.FormatNewest,
-		ReadOnly:                    readOnly,
+		// It grows by a megabyte a day, and is read at each start and copied for each checkpoint.
+		MaxManifestFileSize: 4 << 20,
+		ReadOnly:            readOnly,
 		// Whoever reads gets the error; without this, Fatalf is called.
 		EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}},
 	}

@@ -24,7 +24,9 @@ func indexDictionaries(primary *event.Compressor, others [][]byte) (map[uint32]d
 		if err != nil {
 			return nil, err
 		}
-		if _, known := index[id]; !known {
+		if other, known := index[id]; known && !bytes.Equal(other.bytes, d) {
+			return nil, fmt.Errorf("zstd dictionary %d: another one, with other contents, has the same id", id)
+		} else if !known {
 			index[id] = dictionary{bytes: d, etag: fmt.Sprintf(`"%d"`, id)}
 		}
 	}

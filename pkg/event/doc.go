@@ -21,6 +21,20 @@
 // keys is fixed: what stands before the record can be found by its length, which
 // is how the second wire takes its parts out of a v1 frame without parsing JSON.
 //
+// # The v2 wire
+//
+// The message of an event on the v2 wire (network.bsky.jetstream.subscribeEvents, in the
+// framing of xrpc.v1.json) is spliced out of the v1 payload, by [AppendMessage]:
+//
+//	{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#<kind>",
+//	"seq":<time_us less Epoch>,"did":"<did>","time":"<RFC 3339, six decimals>",<body>}}
+//
+// where the body of a commit is what stands between the braces of "commit" above, and that
+// of the others is "identity":{…}, "account":{…} or "sync":{…}, as above. Its length follows
+// from that of the v1 payload, so a filter by size need not make it.
+//
+// # Characters and compression
+//
 // A DID, collection, rkey or rev that reaches this package has been checked by
 // package repo against a character set that needs no escaping in JSON.
 //

@@ -161,6 +161,91 @@ func TestAppendSync(t *testing.T) {
 	equalJSON(t, p, fmt.Sprintf(`{"did":%q,"time_us":%d,"kind":"sync","sync":{"text":"x"}}`, did, cursor))
 }
 
+// A v2 message is the v1 payload in another envelope, byte for byte, whatever the widths of
+// header and seq.
+func TestAppendMessage(t *testing.T) {
+	commit := func(record string) []byte {
+		out, _, err := event.AppendCommit(nil, []byte(did), []byte(rev), &event.Op{Operation: "create",
+			Collection: []byte("app.bsky.feed.post"), RKey: []byte("3mptbyplj5d2a"), CID: someCID(), Record: text(record)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return event.Payload(out)
+	}
+	deletion, _, err := event.AppendCommit(nil, []byte(did), []byte(rev), &event.Op{Operation: "delete",
+		Collection: []byte("app.bsky.feed.post"), RKey: []byte("3mptbyplj5d2a")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sync, err := event.AppendSync(nil, []byte(did), text("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const common = `"rev":"3mptbypluud2a","operation":"%s","collection":"app.bsky.feed.post","rkey":"3mptbyplj5d2a"`
+	cid := string(dagcbor.AppendCID(nil, someCID()))
+	for _, c := range []struct {
+		name    string
+		payload []byte
+		kind    event.Kind
+		body    string
+	}{
+		{"create", commit("hé"), event.KindCommit, fmt.Sprintf(common, "create") + `,"record":{"text":"hé"},"cid":"` + cid + `"`},
+		{"large", commit(strings.Repeat("x", 70_000)), event.KindCommit, fmt.Sprintf(common, "create") + `,"record":{"text":"` + strings.Repeat("x", 70_000) + `"},"cid":"` + cid + `"`},
+		{"delete", event.Payload(deletion), event.KindCommit, fmt.Sprintf(common, "delete")},
+		{"identity", event.Payload(event.AppendIdentity(nil, []byte(did), []byte("a.b"), 12, []byte("t"))), event.KindIdentity,
+			`"identity":{"did":"` + did + `","handle":"a.b","seq":12,"time":"t"}`},
+		{"account", event.Payload(event.AppendAccount(nil, []byte(did), false, 12, []byte("takendown"), []byte("t"))), event.KindAccount,
+			`"account":{"active":false,"did":"` + did + `","seq":12,"status":"takendown","time":"t"}`},
+		{"sync", sync, event.KindSync, `"sync":{"text":"x"}`},
+	} {
+		for at, want := range map[event.Cursor]string{
+			cursor:           `"seq":190000000123456,"did":"` + did + `","time":"2026-09-21T14:13:20.123456Z",`,
+			event.Epoch + 1:  `"seq":1,"did":"` + did + `","time":"2020-09-13T12:26:40.000001Z",`,
+			event.Epoch + 10: `"seq":10,"did":"` + did + `","time":"2020-09-13T12:26:40.000010Z",`,
+		} {
+			event.SetCursor(c.payload, len(did), at)
+			before := bytes.Clone(c.payload)
+			out := event.AppendMessage([]byte("before"), c.payload, at, c.kind)
+			if string(out[:6]) != "before" || !bytes.Equal(before, c.payload) {
+				t.Fatalf("%s: what stood before, or the payload, has changed", c.name)
+			}
+			got := payloadOf(t, out[6:], 0x81)
+			want := `{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#` + c.kind.String() + `",` + want + c.body + `}}`
+			if string(got) != want {
+				t.Errorf("%s at %d:\n got %.400s\nwant %.400s", c.name, at, got, want)
+			}
+			if n := event.MessageLen(len(c.payload), at, c.kind); n != len(got) {
+				t.Errorf("%s at %d: MessageLen %d, it has %d bytes", c.name, at, n, len(got))
+			}
+			if at.V2Seq() >= event.V2SeqLimit || event.CursorOfV2Seq(at.V2Seq()) != at {
+				t.Errorf("cursor %d: seq %d", at, at.V2Seq())
+			}
+		}
+	}
+}
+
+// What is no event on the v2 wire has its form, and is escaped.
+func TestInfoAndError(t *testing.T) {
+	equalJSON(t, payloadOf(t, event.AppendInfo(nil, "OutdatedCursor", `a "b"`), 0x81),
+		`{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#info","name":"OutdatedCursor","message":"a \"b\""}}`)
+	equalJSON(t, payloadOf(t, event.AppendError(nil, "ConsumerTooSlow", `a "b"`), 0x81),
+		`{"$type":"error","error":"ConsumerTooSlow","message":"a \"b\""}`)
+}
+
+func BenchmarkAppendMessage(b *testing.B) {
+	out, _, err := event.AppendCommit(nil, []byte(did), []byte(rev), &event.Op{Operation: "create",
+		Collection: []byte("app.bsky.feed.post"), RKey: []byte("3mptbyplj5d2a"), CID: someCID(), Record: text(strings.Repeat("x", 250))})
+	if err != nil {
+		b.Fatal(err)
+	}
+	event.SetCursor(event.Payload(out), len(did), cursor)
+	var dst []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		dst = event.AppendMessage(dst[:0], event.Payload(out), cursor, event.KindCommit)
+	}
+}
+
 // Both builds' frames name the dictionary and the size, and klauspost's decoder, which is
 // what Go clients have, reads them. CI runs this with and without cgo.
 func TestCompressor(t *testing.T) {

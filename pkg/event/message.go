@@ -1,0 +1,96 @@
+package event
+
+import (
+	"bytes"
+	"strconv"
+
+	"slipstream/pkg/dagcbor"
+)
+
+// V2SeqLimit is above every seq of the v2 wire, which is a Cursor counted from [Epoch]; from
+// here on a v2 cursor is a time in unix microseconds.
+const V2SeqLimit = 1_000_000_000_000_000
+
+// V2Seq returns the event's seq on the v2 wire.
+func (c Cursor) V2Seq() int64 { return int64(c - Epoch) }
+
+// CursorOfV2Seq returns the cursor of the event with a seq of the v2 wire.
+func CursorOfV2Seq(seq int64) Cursor { return Epoch + Cursor(seq) }
+
+// The parts of a v2 message: see the package comment.
+const (
+	messagePrefix = `{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#`
+	seqPrefix     = `","seq":`
+	v2DIDPrefix   = `,"did":"`
+	timePrefix    = `","time":"`
+	timeLayout    = "2006-01-02T15:04:05.000000Z"
+	timeSuffix    = `",`
+)
+
+// bodyOffset returns where what both wires have in common begins in a v1 payload, counted
+// from the end of its DID: with the commit's first key, or the name of the upstream object.
+func bodyOffset(kind Kind) int {
+	n := len(cursorPrefix) + CursorDigits + len(`,"kind":"",`) + len(kind.String())
+	if kind == KindCommit {
+		n += len(`"commit":{`)
+	}
+	return n
+}
+
+// AppendMessage appends an event as a v2 text frame. payload is what the v1 wire has of it
+// or, for a sync event, what [AppendSync] made, with its cursor set; c and kind are what
+// stands in it. Nothing is parsed or encoded again: the record's bytes are copied.
+func AppendMessage(dst, payload []byte, c Cursor, kind Kind) []byte {
+	didEnd := DIDOffset + bytes.IndexByte(payload[DIDOffset:], '"')
+	start := len(dst)
+	dst = append(reserve(dst), messagePrefix...)
+	dst = append(dst, kind.String()...)
+	dst = append(dst, seqPrefix...)
+	dst = strconv.AppendInt(dst, c.V2Seq(), 10)
+	dst = append(dst, v2DIDPrefix...)
+	dst = append(dst, payload[DIDOffset:didEnd]...)
+	dst = append(dst, timePrefix...)
+	dst = c.Time().UTC().AppendFormat(dst, timeLayout)
+	dst = append(dst, timeSuffix...)
+	dst = append(dst, payload[didEnd+bodyOffset(kind):]...)
+	if kind != KindCommit {
+		dst = append(dst, '}') // for a commit, whose keys move up by one level, there are enough
+	}
+	return finishFrame(dst, start, textFrame)
+}
+
+// MessageLen returns the length of the payload that [AppendMessage] makes of one of n bytes.
+func MessageLen(n int, c Cursor, kind Kind) int {
+	body := n - len(didPrefix) - bodyOffset(kind) // and the DID, which stands in both
+	digits := 1
+	for seq := c.V2Seq(); seq >= 10; seq /= 10 {
+		digits++
+	}
+	n = len(messagePrefix) + len(kind.String()) + len(seqPrefix) + digits + len(v2DIDPrefix) +
+		len(timePrefix) + len(timeLayout) + len(timeSuffix) + body
+	if kind != KindCommit {
+		n++
+	}
+	return n
+}
+
+// AppendInfo appends a v2 text frame that tells a consumer something about its stream. name
+// and message are valid UTF-8.
+func AppendInfo(dst []byte, name, message string) []byte {
+	start := len(dst)
+	dst = append(reserve(dst), messagePrefix+`info","name":`...)
+	dst = dagcbor.AppendJSONString(dst, []byte(name))
+	dst = append(dst, `,"message":`...)
+	dst = dagcbor.AppendJSONString(dst, []byte(message))
+	return finishFrame(append(dst, "}}"...), start, textFrame)
+}
+
+// AppendError appends the v2 text frame that ends a stream. name and message are valid UTF-8.
+func AppendError(dst []byte, name, message string) []byte {
+	start := len(dst)
+	dst = append(reserve(dst), `{"$type":"error","error":`...)
+	dst = dagcbor.AppendJSONString(dst, []byte(name))
+	dst = append(dst, `,"message":`...)
+	dst = dagcbor.AppendJSONString(dst, []byte(message))
+	return finishFrame(append(dst, '}'), start, textFrame)
+}

@@ -69,6 +69,13 @@ func (q *quotaFS) free() uint64 {
 	return uint64(max(q.limit-q.used, 0))
 }
 
+// refusals returns how often there was no room for a kind of file.
+func (q *quotaFS) refusals(kind string) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.refused[kind]
+}
+
 func (q *quotaFS) has(name string) bool {
 	_, err := q.Stat(name)
 	return err == nil
@@ -549,7 +556,8 @@ func TestFullDiskUnderPebble(t *testing.T) {
 	}
 
 	ballasts := 0
-	for round := range rounds {
+	// Manifests are few: it goes on until one has been met by a full disk, too.
+	for round := 0; round < rounds || q.refusals("MANIFEST") == 0 && round < 10*rounds; round++ {
 		q.leave(rng.Int64N(8 << 10))
 		for range rng.IntN(4) {
 			waitUntil(t, "the wait for space", fs.waiting)

@@ -51,12 +51,14 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if dictionary == nil {
-		dictionary = dictionaries.Current()
-	}
-	compressor, err := event.NewCompressor(dictionary)
+	known, err := event.NewDictionaries(dictionaries.Current(), dictionaries.All()...)
 	if err != nil {
-		return fmt.Errorf("--zstd-dictionary %s: %w", cfg.ZstdDictionary, err)
+		return err
+	}
+	if dictionary != nil {
+		if err := known.SetPrimary(dictionary); err != nil {
+			return fmt.Errorf("--zstd-dictionary %s: %w", cfg.ZstdDictionary, err)
+		}
 	}
 	dir, err := prepareDataDir(cfg.DataDir, log)
 	if err != nil {
@@ -92,20 +94,17 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		URL: cfg.UpstreamURL, UserAgent: "slipstream/" + buildVersion(), Logger: log, Registerer: registry,
 	})
 	ingester := ingest.New(ingest.Config{
-		Log: events, Client: client, URL: cfg.UpstreamURL, Compressor: compressor, Linger: cfg.Linger, Workers: cfg.Workers,
+		Log: events, Client: client, URL: cfg.UpstreamURL, Compressor: known.Primary, Linger: cfg.Linger, Workers: cfg.Workers,
 		From: cfg.UpstreamCursor, Override: cfg.OverrideCursor, Logger: log, Registerer: registry,
 	})
 	files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
-	server, err := subscribe.New(subscribe.Config{
-		Log: events, Compressor: compressor, Dictionaries: dictionaries.All(), Version: buildVersion(),
+	server := subscribe.New(subscribe.Config{
+		Log: events, Dictionaries: known, Version: buildVersion(),
 		StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate,
 		MaxSubscribers: files.consumers, MaxSubscribersPerIP: cfg.MaxSubscribersPerIP,
 		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies,
 		Logger: log, Registerer: registry,
 	})
-	if err != nil {
-		return errors.Join(err, events.Close())
-	}
 
 	// Each part has a context of its own, so that they can be ended one after the other.
 	// The first that fails ends the run.
@@ -137,7 +136,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			"limit", files.limit, "needed", files.needed, "max_subscribers", files.consumers)
 	}
 	log.Info("listening", "version", buildVersion(), "consumers", public.Addr(), "metrics", admin.Addr(),
-		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", compressor.ID(), "last_cursor", events.Last(), "replay", replay(events),
+		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", known.Primary().ID(), "last_cursor", events.Last(), "replay", replay(events),
 		"max_subscribers", files.consumers, "descriptors", files.limit)
 
 	<-ctx.Done()

@@ -50,3 +50,13 @@ func (k Kind) String() string {
 	}
 	return "unknown"
 }
+
+// ParseKind returns the kind of a wire spelling.
+func ParseKind(s string) (Kind, bool) {
+	for k := KindCommit; k <= KindSync; k++ {
+		if k.String() == s {
+			return k, true
+		}
+	}
+	return 0, false
+}

@@ -29,7 +29,7 @@ type cacheKey struct {
 // What a cacheKey names: a Form, the index, or a derived form together with its key.
 const (
 	whatIndex   = uint64(forms)   // found by Chunk.Prev: where a reader stands who finished the chunk before
-	whatDerived = uint64(1) << 32 // the key is below
+	whatDerived = uint64(1) << 63 // the key is below
 )
 
 type cached struct {

@@ -582,10 +582,10 @@ type Derived struct {
 	Ends  []uint32 // where each entry ends in Bytes
 }
 
-// Derive returns the derived form of a chunk that key names, made by build at most
-// once while it is in the cache. The caller must not change it.
-func (l *Log) Derive(c *Chunk, key uint32, build func() (Derived, error)) (Derived, error) {
-	d, err := l.cache.make(cacheKey{whatDerived | uint64(key), c.Last(), len(c.Entries)}, func() (any, int64, error) {
+// Derive returns the derived form of a chunk that key, below 1<<63, names, made by build at
+// most once while it is in the cache. The caller must not change it.
+func (l *Log) Derive(c *Chunk, key uint64, build func() (Derived, error)) (Derived, error) {
+	d, err := l.cache.make(cacheKey{whatDerived | key, c.Last(), len(c.Entries)}, func() (any, int64, error) {
 		d, err := build()
 		return d, int64(len(d.Bytes) + 4*len(d.Ends)), err
 	})

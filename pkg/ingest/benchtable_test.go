@@ -228,7 +228,7 @@ func commitOurs(tb testing.TB, r *run, compressor *event.Compressor) (total cost
 	dir := tb.TempDir()
 	log, err := eventlog.Open(eventlog.Config{Dir: dir})
 	check(tb, err)
-	e := encoder{compressor: compressor}
+	e := encoder{compressor: always(compressor)}
 	step := r.events[len(r.events)-1].cursor - r.events[0].cursor + 1
 	left := commitEvents / len(r.events)
 	r.prev = log.Last()
@@ -354,7 +354,7 @@ type stage struct {
 // stages measures all of them.
 func (b *bench) stages(t *testing.T) []stage {
 	d := decoder{in: &Ingester{metrics: newMetrics(nil)}}
-	e := encoder{compressor: b.compressor}
+	e := encoder{compressor: always(b.compressor)}
 	var one parsed
 	var dst []byte
 	parse := alternate(len(b.payloads), func() {

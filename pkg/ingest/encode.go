@@ -9,7 +9,7 @@ import (
 
 // encoder is one worker's scratch.
 type encoder struct {
-	compressor *event.Compressor
+	compressor func() *event.Compressor
 	builder    eventlog.Builder
 	zstd       []byte
 }
@@ -27,6 +27,7 @@ func (in *Ingester) encode() {
 
 // chunk compresses a run's events and seals them.
 func (e *encoder) chunk(r *run) (*eventlog.Chunk, error) {
+	compressor := e.compressor()
 	e.zstd = e.zstd[:0]
 	start, extraStart := 0, 0
 	for i := range r.events {
@@ -34,7 +35,7 @@ func (e *encoder) chunk(r *run) (*eventlog.Chunk, error) {
 		payload := r.extra[extraStart:p.extraEnd]
 		if frame := r.json[start:p.jsonEnd]; len(frame) > 0 {
 			payload = event.Payload(frame)
-			e.zstd = e.compressor.AppendBinary(e.zstd, payload)
+			e.zstd = compressor.AppendBinary(e.zstd, payload)
 		}
 		start, extraStart = p.jsonEnd, p.extraEnd
 		did := payload[event.DIDOffset : event.DIDOffset+int(p.didLen)]
@@ -50,5 +51,5 @@ func (e *encoder) chunk(r *run) (*eventlog.Chunk, error) {
 		defer func() { e.zstd = nil }() // what one large run has left
 	}
 	// The chunk lives for long: it gets memory of its own, to the byte.
-	return e.builder.Seal(r.prev, e.compressor.ID(), slices.Clone(r.json), slices.Clone(e.zstd), slices.Clone(r.extra))
+	return e.builder.Seal(r.prev, compressor.ID(), slices.Clone(r.json), slices.Clone(e.zstd), slices.Clone(r.extra))
 }

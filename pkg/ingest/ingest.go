@@ -18,10 +18,11 @@ import (
 
 // Config configures the pipeline. Log, Client and Compressor are required.
 type Config struct {
-	Log        *eventlog.Log
-	Client     *firehose.Client
-	URL        string // the relay's, kept in the checkpoint: seqs mean nothing elsewhere
-	Compressor *event.Compressor
+	Log    *eventlog.Log
+	Client *firehose.Client
+	URL    string // the relay's, kept in the checkpoint: seqs mean nothing elsewhere
+	// Compressor returns what to compress the next chunk with.
+	Compressor func() *event.Compressor
 	// Linger is how long the first event of a chunk waits for others. Default 20 ms.
 	Linger time.Duration
 	// Workers is the number of decode and of encode workers. Default, and at most: the

@@ -38,18 +38,24 @@ func (r refusal) String() string {
 // consumer.
 type refusedError struct {
 	reason   refusal
-	status   int // of HTTP
+	status   int  // of HTTP
+	retry    bool // the answer says when to come again
 	sentence string
 }
 
 // Error returns the sentence.
 func (e *refusedError) Error() string { return e.sentence }
 
-// answer refuses a handshake.
+// answer refuses a handshake of the v1 wire.
 func (e *refusedError) answer(w http.ResponseWriter) {
-	w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	if e.retry {
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	}
 	http.Error(w, e.sentence, e.status)
 }
+
+// errShuttingDown refuses who comes too late.
+var errShuttingDown = &refusedError{status: http.StatusServiceUnavailable, sentence: "the server is shutting down"}
 
 // filterBudgetReason is why an options_update that exceeds the budget of DIDs ends its
 // connection, with status 1013 (Try Again Later). A close frame has room for 123 bytes.
@@ -81,13 +87,13 @@ func newAdmission(l limits) *admission {
 		l.filterDIDs = defaultFilterDIDs
 	}
 	a := &admission{limits: l, addresses: map[netip.Addr]int{}}
-	a.serverFull = &refusedError{refusedServerFull, http.StatusServiceUnavailable, fmt.Sprintf(
+	a.serverFull = &refusedError{refusedServerFull, http.StatusServiceUnavailable, true, fmt.Sprintf(
 		"the server is full: it serves at most %d consumers at a time; try again later, or at another server", a.subscribers)}
-	a.addressFull = &refusedError{refusedAddressFull, http.StatusTooManyRequests, fmt.Sprintf(
-		"an address (of IPv6: a /64 network) may have at most %d connections here, and yours has as many; close one before you open another: one connection takes %d wantedCollections and %d wantedDids",
+	a.addressFull = &refusedError{refusedAddressFull, http.StatusTooManyRequests, true, fmt.Sprintf(
+		"an address (of IPv6: a /64 network) may have at most %d connections here, and yours has as many; close one before you open another: one connection takes %d collections and %d DIDs",
 		a.perAddress, maxCollections, maxDIDs)}
-	a.budgetFull = &refusedError{refusedFilterBudget, http.StatusServiceUnavailable, fmt.Sprintf(
-		"wantedDids: the filters of all consumers together may name at most %d DIDs, which yours would exceed; ask for fewer, or try again later", a.filterDIDs)}
+	a.budgetFull = &refusedError{refusedFilterBudget, http.StatusServiceUnavailable, true, fmt.Sprintf(
+		"the filters of all consumers together may name at most %d DIDs, which yours would exceed; ask for fewer, or try again later", a.filterDIDs)}
 	return a
 }
 

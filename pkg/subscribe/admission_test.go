@@ -127,7 +127,7 @@ func TestPlacesPerAddress(t *testing.T) {
 		enter(t, a, c.first)
 		second := enter(t, a, c.second)
 		_, err := a.Enter(netip.MustParseAddr(c.third))
-		refusal(t, err, http.StatusTooManyRequests, "address_full", "at most 2 connections", "100 wantedCollections")
+		refusal(t, err, http.StatusTooManyRequests, "address_full", "at most 2 connections", "100 collections")
 		enter(t, a, c.other).Leave()
 		second.Leave()
 		enter(t, a, c.third)

@@ -230,7 +230,7 @@ func BenchmarkDispatch(b *testing.B) {
 				w := newWorld(b, nil)
 				c := mixture(w, 20)
 				for i := range consumers {
-					w.srv.NewPuller(filter.query(i), 0).Join()
+					w.srv.NewPuller(filter.query(i), 0, false).Join()
 				}
 				b.ReportAllocs()
 				n := 0
@@ -256,7 +256,7 @@ func BenchmarkMatch(b *testing.B) {
 			b.Run(fmt.Sprintf("filter=%s/chunk=%d", filter.name, size), func(b *testing.B) {
 				w := newWorld(b, nil)
 				c := mixture(w, size)
-				p := w.srv.NewPuller(filter.query, 0)
+				p := w.srv.NewPuller(filter.query, 0, false)
 				b.ReportAllocs()
 				for b.Loop() {
 					if n := p.Match(c); n != 0 {

@@ -55,6 +55,12 @@ func TestCursors(t *testing.T) {
 	})
 }
 
+// handshakes returns how many consumers have connected.
+func (w *world) handshakes() float64 {
+	w.t.Helper()
+	return w.metric("slipstream_subscribes_total", "v1") + w.metric("slipstream_subscribes_total", "v2")
+}
+
 // begun returns when every subscriber has looked up its cursor.
 func (w *world) begun() { w.begunBut(0) }
 
@@ -62,7 +68,7 @@ func (w *world) begun() { w.begunBut(0) }
 func (w *world) begunBut(n int) {
 	w.t.Helper()
 	eventually(w.t, "every subscriber knows its position", func() bool {
-		return w.metric("slipstream_subscribes_total", "") == float64(w.dials.Load()) && w.srv.Waiting() == n
+		return w.handshakes() == float64(w.dials.Load()) && w.srv.Waiting() == n
 	})
 }
 

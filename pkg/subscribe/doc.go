@@ -13,6 +13,27 @@
 // means the buffer's start. With requireHello the cursor is looked at when the first
 // options_update arrives, so that nothing is lost while it is on its way.
 //
+// # Two wires
+//
+// What differs between them is where a consumer comes in (options.go, xrpc.go), the bytes of
+// an event (encoding.go), and a few words of farewell; in between there is one path. The
+// index of a chunk says all that filters of either wire ask for, the length of a v2 message
+// included.
+//
+// A chunk holds the v1 text and its compression with the primary dictionary. Every other
+// pair of wire and dictionary is derived from those: for a whole chunk, once, into the event
+// log's cache, where everybody finds it as long as it is in use; or, where a replay wants
+// little of a block on disk, for its own events only. A v2 message is spliced out of the v1
+// text and costs a fifth of a microsecond, its compression as much as in ingest; nothing is
+// done, or kept, as long as nobody asks. Storing a third form lost: half as much disk again,
+// for a few consumers.
+//
+// The v2 wire is strict where v1 is lenient: a parameter that is none, or makes no sense, is
+// refused, in the XRPC envelope, with 400 for what is final and 503 for what may pass. A seq
+// that retention has passed is refused, since its consumer counts on having everything; a
+// time, which says from when on and not which, is moved to the buffer's start and told so in
+// the first frame.
+//
 // # Who is woken
 //
 // Who has got everything parks. The fan-out follows the log; for each chunk it asks the

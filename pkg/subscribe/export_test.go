@@ -5,8 +5,10 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
+	"slipstream/dictionaries"
 	"slipstream/pkg/event"
 	"slipstream/pkg/eventlog"
 )
@@ -79,16 +81,20 @@ type Puller struct {
 	w *writer
 }
 
-// NewPuller makes one for a query, which must be valid.
-func (s *Server) NewPuller(query string, rate float64) *Puller {
-	o, err := parseOptions(&http.Request{URL: &url.URL{RawQuery: query}, Header: http.Header{}})
+// NewPuller makes one for a query of either wire, which must be valid.
+func (s *Server) NewPuller(query string, rate float64, onV2 bool) *Puller {
+	r := &http.Request{URL: &url.URL{RawQuery: query}, Header: http.Header{}}
+	o, err := parseOptions(r, s.cfg.Dictionaries)
+	if onV2 {
+		o, err = s.parseV2(r)
+	}
 	if err != nil {
 		panic(err)
 	}
 	sub := s.newSubscriber(o)
 	sub.rate.rate = rate
 	sub.filter.Store(o.filter)
-	sub.at = sub.begin()
+	sub.at, sub.tail = sub.begin()
 	sub.from = sub.at
 	return &Puller{sub, &writer{turn: true}}
 }
@@ -179,7 +185,11 @@ func (s *Server) Interests() int {
 	x := s.interest
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return len(x.open) + len(x.everything) + len(x.collections) + len(x.prefixes) + len(x.first) + len(x.others)
+	kinds := 0
+	for _, s := range x.kinds {
+		kinds += len(s)
+	}
+	return len(x.open) + kinds + len(x.collections) + len(x.prefixes) + len(x.first) + len(x.others)
 }
 
 // Join puts the puller into the interest index.
@@ -305,10 +315,18 @@ func (p *Puller) EndParking() bool { return p.s.state.CompareAndSwap(parking, pa
 // Take is the subscriber's.
 func (p *Puller) Take() bool { return p.s.take() }
 
+var noDictionaries = sync.OnceValue(func() *event.Dictionaries {
+	d, err := event.NewDictionaries(dictionaries.Current())
+	if err != nil {
+		panic(err)
+	}
+	return d
+})
+
 // ParseQuery reads a query and returns the parameters that it took, and the filter's numbers
 // of collections, prefixes and DIDs.
 func ParseQuery(raw string) (query url.Values, filter [3]int, err error) {
-	o, err := parseOptions(&http.Request{URL: &url.URL{RawQuery: raw}, Header: http.Header{}})
+	o, err := parseOptions(&http.Request{URL: &url.URL{RawQuery: raw}, Header: http.Header{}}, noDictionaries())
 	if err != nil {
 		return nil, filter, err
 	}

@@ -1,6 +1,7 @@
 package subscribe
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,7 +12,7 @@ import (
 	"slipstream/pkg/eventlog"
 )
 
-// Limits of the v1 wire.
+// Limits of both wires.
 const (
 	maxCollections = 100
 	maxDIDs        = 10_000
@@ -19,24 +20,63 @@ const (
 
 // Filter says which events a subscriber wants. It is immutable; nil fields match all.
 type Filter struct {
-	collections map[string]struct{} // exact NSIDs
+	wire        wire
+	kinds       kinds
+	collections map[string]struct{} // exact NSIDs; of commits
 	prefixes    []string            // each with its final dot
 	dids        map[string]struct{}
 	hashes      []uint32 // of dids, ascending
 	maxSize     int      // of the JSON payload in bytes; 0: no limit
 }
 
-// NewFilter makes a filter of the values of wantedCollections, wantedDids and
-// maxMessageSizeBytes. Its errors name the parameter and are meant for the consumer.
+// NewFilter makes a filter of the v1 wire, of the values of wantedCollections, wantedDids
+// and maxMessageSizeBytes. Its errors name the parameter and are meant for the consumer.
 func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
-	f := &Filter{maxSize: max(maxSize, 0)}
-	if err := checkCount("wantedCollections", len(collections), maxCollections); err != nil {
+	f := &Filter{wire: v1, kinds: wireKinds[v1], maxSize: max(maxSize, 0)}
+	if err := f.wantCollections("wantedCollections", collections); err != nil {
 		return nil, err
 	}
-	for _, c := range collections {
+	if err := f.wantDIDs("wantedDids", dids); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// newFilterV2 makes a filter of the v2 wire, of the values of kinds, dids and collections. Its
+// errors name the parameter and are meant for the consumer.
+func newFilterV2(names, dids, collections []string) (*Filter, error) {
+	f := &Filter{wire: v2, kinds: wireKinds[v2]}
+	if len(names) > 0 {
+		f.kinds = 0
+	}
+	for _, name := range names {
+		kind, ok := event.ParseKind(name)
+		if !ok {
+			return nil, fmt.Errorf("kinds: %s is none of commit, identity, account and sync", quote(name))
+		}
+		f.kinds |= kindsOf(kind)
+	}
+	if len(collections) > 0 && !f.kinds.has(event.KindCommit) {
+		return nil, errors.New("collections: only commits have one, and kinds leaves them out; leave out collections, or add kinds=commit")
+	}
+	if err := f.wantCollections("collections", collections); err != nil {
+		return nil, err
+	}
+	if err := f.wantDIDs("dids", dids); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// wantCollections sets the collections to the values of a parameter.
+func (f *Filter) wantCollections(name string, values []string) error {
+	if err := checkCount(name, len(values), maxCollections); err != nil {
+		return err
+	}
+	for _, c := range values {
 		if prefix, ok := strings.CutSuffix(c, ".*"); ok {
 			if !validPrefix(prefix) {
-				return nil, fmt.Errorf("wantedCollections: %s is not a prefix of an NSID followed by .*, like app.bsky.feed.*", quote(c))
+				return fmt.Errorf("%s: %s is not a prefix of an NSID followed by .*, like app.bsky.feed.*", name, quote(c))
 			}
 			if prefix += "."; !slices.Contains(f.prefixes, prefix) {
 				f.prefixes = append(f.prefixes, prefix)
@@ -44,22 +84,27 @@ func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 			continue
 		}
 		if _, err := syntax.ParseNSID(c); err != nil {
-			return nil, fmt.Errorf("wantedCollections: %s is not an NSID, like app.bsky.feed.post, nor a prefix, like app.bsky.feed.*", quote(c))
+			return fmt.Errorf("%s: %s is not an NSID, like app.bsky.feed.post, nor a prefix, like app.bsky.feed.*", name, quote(c))
 		}
 		if f.collections == nil {
 			f.collections = map[string]struct{}{}
 		}
 		f.collections[strings.Clone(c)] = struct{}{}
 	}
-	if err := checkCount("wantedDids", len(dids), maxDIDs); err != nil {
-		return nil, err
+	return nil
+}
+
+// wantDIDs sets the DIDs to the values of a parameter.
+func (f *Filter) wantDIDs(name string, values []string) error {
+	if err := checkCount(name, len(values), maxDIDs); err != nil {
+		return err
 	}
-	for _, d := range dids {
+	for _, d := range values {
 		if _, err := syntax.ParseDID(d); err != nil {
-			return nil, fmt.Errorf("wantedDids: %s is not a DID, like did:plc:z72i7hdynmk6r22z27h6tvur", quote(d))
+			return fmt.Errorf("%s: %s is not a DID, like did:plc:z72i7hdynmk6r22z27h6tvur", name, quote(d))
 		}
 		if f.dids == nil {
-			f.dids = make(map[string]struct{}, len(dids))
+			f.dids = make(map[string]struct{}, len(values))
 		}
 		f.dids[strings.Clone(d)] = struct{}{} // the query that it is a part of may be long
 	}
@@ -67,7 +112,7 @@ func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 		f.hashes = append(f.hashes, eventlog.HashDID(d))
 	}
 	slices.Sort(f.hashes)
-	return f, nil
+	return nil
 }
 
 // checkCount refuses more values than a limit.
@@ -104,9 +149,15 @@ func quote(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
+// anyCollection reports whether the filter names no collections.
+func (f *Filter) anyCollection() bool { return f.collections == nil && f.prefixes == nil }
+
 // wantsCollection reports whether the filter wants commits to a collection.
 func (f *Filter) wantsCollection(name string) bool {
-	if f.collections == nil && f.prefixes == nil {
+	if !f.kinds.has(event.KindCommit) {
+		return false
+	}
+	if f.anyCollection() {
 		return true
 	}
 	if _, ok := f.collections[name]; ok {
@@ -130,18 +181,31 @@ func (f *Filter) cost() (n int) {
 	return n
 }
 
-// fits reports whether a payload of so many bytes is small enough.
-func (f *Filter) fits(size int) bool { return f.maxSize == 0 || size <= f.maxSize }
+// fits reports whether an event is small enough: maxMessageSizeBytes is about the JSON that
+// a consumer gets, whatever the compression. size is that of its payload: see payloadSize.
+func (f *Filter) fits(size int, at event.Cursor, kind event.Kind) bool {
+	if f.maxSize == 0 {
+		return true
+	}
+	if f.wire == v2 {
+		size = event.MessageLen(size, at, kind)
+	}
+	return size <= f.maxSize
+}
 
-// payloadSize returns the length of an event's JSON, which maxMessageSizeBytes is about,
-// whatever the compression.
+// payloadSize returns the length of an event's JSON on the v1 wire or, for a sync event, of
+// what stands for it.
 func payloadSize(c *eventlog.Chunk, i int) int {
-	return event.PayloadLen(int(c.Entries[i].End[eventlog.JSON] - c.Start(i, eventlog.JSON)))
+	e := &c.Entries[i]
+	if e.Kind == event.KindSync {
+		return int(e.End[eventlog.Extra] - c.Start(i, eventlog.Extra))
+	}
+	return event.PayloadLen(int(e.End[eventlog.JSON] - c.Start(i, eventlog.JSON)))
 }
 
 // skip returns which chunks on disk need not be read for the filter; nil: it takes them all.
 func (f *Filter) skip() func(*eventlog.Summary) bool {
-	if f.collections == nil && f.prefixes == nil && f.dids == nil {
+	if f.anyCollection() && f.dids == nil && f.kinds.has(event.KindCommit) {
 		return nil
 	}
 	return func(s *eventlog.Summary) bool { return !f.mayWant(s) }
@@ -153,11 +217,13 @@ func (f *Filter) mayWant(s *eventlog.Summary) bool {
 	if f.dids != nil && !s.HasAny(f.hashes) {
 		return false
 	}
-	if s.Kinds[event.KindIdentity]+s.Kinds[event.KindAccount] > 0 {
-		return true // those are wanted whatever the collections
+	for kind, n := range s.Kinds {
+		if n > 0 && event.Kind(kind) != event.KindCommit && f.kinds.has(event.Kind(kind)) {
+			return true // those are wanted whatever the collections
+		}
 	}
-	if f.collections == nil && f.prefixes == nil {
-		return s.Kinds[event.KindCommit] > 0
+	if s.Kinds[event.KindCommit] == 0 || f.anyCollection() {
+		return s.Kinds[event.KindCommit] > 0 && f.kinds.has(event.KindCommit)
 	}
 	for name := range s.Collections {
 		if f.wantsCollection(string(name)) {
@@ -175,13 +241,13 @@ type matcher struct {
 	wanted []bool // per collection of the chunk
 	dids   []bool // per DID of the chunk, if the filter names any
 	some   bool   // there is such a DID
-	all    bool   // the filter wants every event that v1 has
+	all    bool   // the filter wants every event that its wire has
 }
 
 // reset prepares the matcher for a chunk.
 func (m *matcher) reset(f *Filter, c *eventlog.Chunk) {
 	m.filter, m.chunk = f, c
-	m.all = f.collections == nil && f.prefixes == nil && f.dids == nil && f.maxSize == 0
+	m.all = f.anyCollection() && f.dids == nil && f.maxSize == 0 && f.kinds == wireKinds[f.wire]
 	m.wanted, m.dids, m.some = m.wanted[:0], m.dids[:0], f.dids == nil
 	if m.all {
 		return
@@ -245,18 +311,18 @@ func (m *matcher) none() bool {
 		return true
 	}
 	for i := range m.chunk.Entries {
-		if m.chunk.Entries[i].Kind != event.KindCommit {
+		if kind := m.chunk.Entries[i].Kind; kind != event.KindCommit && m.filter.kinds.has(kind) {
 			return false
 		}
 	}
 	return true
 }
 
-// wants reports whether event i of the chunk is wanted on the v1 wire. Identity and
-// account events pass any filter of collections; sync events are not on this wire.
+// wants reports whether event i of the chunk is wanted. What is no commit passes any filter
+// of collections.
 func (m *matcher) wants(i int) bool {
 	e := &m.chunk.Entries[i]
-	if e.Kind == event.KindSync {
+	if !m.filter.kinds.has(e.Kind) {
 		return false
 	}
 	if m.all {
@@ -268,5 +334,5 @@ func (m *matcher) wants(i int) bool {
 	if len(m.dids) > 0 && !m.dids[e.DID] {
 		return false
 	}
-	return m.filter.maxSize == 0 || m.filter.fits(payloadSize(m.chunk, i))
+	return m.filter.maxSize == 0 || m.filter.fits(payloadSize(m.chunk, i), e.Cursor, e.Kind)
 }

@@ -22,16 +22,19 @@ type plain struct {
 	Collections []string `json:"wantedCollections,omitempty"`
 	DIDs        []string `json:"wantedDids,omitempty"`
 	MaxSize     int      `json:"maxMessageSizeBytes,omitempty"`
+
+	V2    bool     `json:"-"`
+	Kinds []string `json:"-"` // of v2
 }
 
 func (p plain) wants(f fact) bool {
-	if f.kind == event.KindSync {
+	if f.kind == event.KindSync && !p.V2 || len(p.Kinds) > 0 && !slices.Contains(p.Kinds, f.kind.String()) {
 		return false
 	}
 	if len(p.DIDs) > 0 && !slices.Contains(p.DIDs, f.did) {
 		return false
 	}
-	if p.MaxSize > 0 && len(f.payload) > p.MaxSize {
+	if p.MaxSize > 0 && len(f.text(p.V2)) > p.MaxSize {
 		return false
 	}
 	if f.kind != event.KindCommit || len(p.Collections) == 0 {
@@ -56,6 +59,9 @@ func (p plain) of(facts []fact) (wanted []fact) {
 
 func (p plain) query() string {
 	v := url.Values{"wantedCollections": p.Collections, "wantedDids": p.DIDs}
+	if p.V2 {
+		v = url.Values{"collections": p.Collections, "dids": p.DIDs, "kinds": p.Kinds}
+	}
 	if p.MaxSize > 0 {
 		v.Set("maxMessageSizeBytes", fmt.Sprint(p.MaxSize))
 	}
@@ -67,8 +73,24 @@ func (p plain) update() string {
 	return string(b)
 }
 
-func TestFilters(t *testing.T) {
+// randomKinds makes the filter one of the v2 wire, of any kinds that its collections allow.
+func (p *plain) randomKinds(rng *rand.Rand) {
+	p.V2 = true
+	for _, kind := range []string{"commit", "identity", "account", "sync"} {
+		if rng.IntN(4) == 0 || kind == "commit" && len(p.Collections) > 0 && len(p.Kinds) == 0 && rng.IntN(2) == 0 {
+			p.Kinds = append(p.Kinds, kind)
+		}
+	}
+	if len(p.Kinds) > 0 && !slices.Contains(p.Kinds, "commit") {
+		p.Collections = nil
+	}
+}
+
+func TestFilters(t *testing.T) { onBothWires(t, testFilters) }
+
+func testFilters(t *testing.T, v2 bool) {
 	w := newWorld(t, nil)
+	w.v2 = v2
 	f := w.feed
 	for _, did := range []string{"did:plc:alice", "did:plc:bob", "did:web:carol.example"} {
 		f.add(event.KindCommit, did, "app.bsky.feed.post", "short")
@@ -81,7 +103,7 @@ func TestFilters(t *testing.T) {
 		f.add(event.KindCommit, did, "app.bsky.graph.follow", "")
 		f.commit()
 	}
-	size := len(f.all[1].payload)
+	size := len(f.all[1].text(v2))
 	tests := []struct {
 		name   string
 		filter plain
@@ -100,20 +122,38 @@ func TestFilters(t *testing.T) {
 		{"exactly as large", plain{MaxSize: size}},
 		{"a byte too large", plain{MaxSize: size - 1}},
 	}
+	if v2 {
+		tests = append(tests, []struct {
+			name   string
+			filter plain
+		}{
+			{"commits", plain{Kinds: []string{"commit"}}},
+			{"syncs", plain{Kinds: []string{"sync"}}},
+			{"syncs of a DID", plain{Kinds: []string{"sync"}, DIDs: []string{"did:plc:bob"}}},
+			{"all but commits", plain{Kinds: []string{"sync", "account", "identity"}}},
+			{"all kinds", plain{Kinds: []string{"sync", "account", "identity", "commit"}}},
+			{"commits of a collection", plain{Kinds: []string{"commit"}, Collections: []string{"app.bsky.feed.*"}}},
+			{"a sync exactly as large", plain{Kinds: []string{"sync"}, MaxSize: len(f.all[4].message)}},
+			{"a sync a byte too large", plain{Kinds: []string{"sync"}, MaxSize: len(f.all[4].message) - 1}},
+		}...)
+	}
+	compressed := "&compress=true"
+	if v2 {
+		compressed = fmt.Sprint("&zstdDictionary=", compressor().ID())
+	}
 	for _, tt := range tests {
+		tt.filter.V2 = v2
 		want := tt.filter.of(f.all)
-		for _, form := range []string{"", "&compress=true"} {
+		for _, form := range []string{"", compressed} {
 			t.Run(tt.name+form, func(t *testing.T) {
 				c := w.dial("cursor=1&" + tt.filter.query() + form)
 				c.t = t
 				c.expect(want)
-				// Nothing else comes before an event that any of the filters wants.
-				c.send(`{"type":"options_update"}`)
 			})
 		}
 	}
 	// What had no match was not merely late: the next event is the first to come.
-	c := w.dial("cursor=1&" + plain{DIDs: []string{"did:plc:nobody", "did:plc:late"}}.query())
+	c := w.dial("cursor=1&" + plain{V2: v2, DIDs: []string{"did:plc:nobody", "did:plc:late"}}.query())
 	eventually(t, "the replay is done", func() bool { return w.srv.Behind() == 0 })
 	f.add(event.KindIdentity, "did:plc:late", "", "")
 	f.commit()
@@ -129,11 +169,19 @@ func TestGather(t *testing.T) {
 	if testing.Short() {
 		rounds = 15
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderDicts(dictionaries.Current()), zstd.WithDecoderConcurrency(1))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderDicts(dictionaries.All()...), zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer dec.Close()
+	var ids []uint32
+	for _, d := range dictionaries.All() {
+		id, err := event.DictionaryID(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
 	for seed := range rounds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(seed), 1))
@@ -178,6 +226,10 @@ func TestGather(t *testing.T) {
 			}
 			for range 6 {
 				filter := random()
+				v2 := rng.IntN(2) == 0
+				if v2 {
+					filter.randomKinds(rng)
+				}
 				query, from := filter.query(), 0
 				if rng.IntN(4) > 0 {
 					from = rng.IntN(len(f.all) + 1)
@@ -186,14 +238,18 @@ func TestGather(t *testing.T) {
 					from = len(f.all)
 				}
 				compress := rng.IntN(2) == 0
-				if compress {
+				switch {
+				case compress && (v2 || rng.IntN(3) == 0):
+					// The other one is not what the chunks are stored with.
+					query += fmt.Sprint("&zstdDictionary=", ids[rng.IntN(len(ids))])
+				case compress:
 					query += "&compress=true"
 				}
 				rate := 0.0
 				if rng.IntN(3) == 0 {
 					rate = 0.5 + 500*rng.Float64()
 				}
-				p := w.srv.NewPuller(query, rate)
+				p := w.srv.NewPuller(query, rate, v2)
 				var got []string
 				var stream []byte // what is not yet whole messages
 				var want []fact
@@ -242,8 +298,10 @@ func TestGather(t *testing.T) {
 					}
 					if changes > 0 && (parked || rng.IntN(5) == 0) {
 						changes--
-						filter = random()
-						p.Update(filter.update())
+						if !v2 {
+							filter = random()
+							p.Update(filter.update())
+						}
 						grow()
 					}
 				}
@@ -254,8 +312,8 @@ func TestGather(t *testing.T) {
 					t.Fatalf("%s: %d events, want %d", query, len(got), len(want))
 				}
 				for i := range got {
-					if got[i] != want[i].payload {
-						t.Fatalf("%s: event %d\n got %.200s\nwant %.200s", query, i, got[i], want[i].payload)
+					if got[i] != want[i].text(v2) {
+						t.Fatalf("%s: event %d\n got %.200s\nwant %.200s", query, i, got[i], want[i].text(v2))
 					}
 				}
 			}
@@ -293,7 +351,7 @@ func TestSparseFilterFindsItsEvent(t *testing.T) {
 	w.feed.add(event.KindCommit, "did:plc:rare", "com.example.rare", "")
 	w.feed.commit()
 	w.feed.posts(1000, 200)
-	p := w.srv.NewPuller("cursor=1&wantedDids=did:plc:rare", 0)
+	p := w.srv.NewPuller("cursor=1&wantedDids=did:plc:rare", 0, false)
 	for pulls := 1; ; pulls++ {
 		bytes, _, parked, err := p.Pull(everything)
 		if err != nil || parked || pulls > 100 {
@@ -317,7 +375,7 @@ func TestThinFilterHoldsLittle(t *testing.T) {
 		w.feed.add(event.KindCommit, "did:plc:rare", "com.example.rare", "")
 		w.feed.commit()
 	}
-	p := w.srv.NewPuller("cursor=1&compress=true&wantedCollections=com.example.rare", 0)
+	p := w.srv.NewPuller("cursor=1&compress=true&wantedCollections=com.example.rare", 0, false)
 	chunk := 0
 	for c, at := (*eventlog.Chunk)(nil), event.Cursor(0); c == nil; at = c.Last() {
 		var err error
@@ -346,7 +404,7 @@ func TestManyRuns(t *testing.T) {
 		w.feed.add(event.KindIdentity, fmt.Sprintf("did:plc:%d", i%2), "", "")
 	}
 	w.feed.commit()
-	p := w.srv.NewPuller("cursor=1&wantedDids=did:plc:1", 0)
+	p := w.srv.NewPuller("cursor=1&wantedDids=did:plc:1", 0, false)
 	for total := 0; total < 1000; {
 		_, runs, _, err := p.Pull(everything)
 		if err != nil || runs == 0 || runs > subscribe.WriteRuns {

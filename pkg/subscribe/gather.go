@@ -3,10 +3,8 @@ package subscribe
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"math"
 	"net"
-	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -32,7 +30,7 @@ type writer struct {
 	from  event.Cursor    // where the log finds what follows
 	chunk *eventlog.Chunk // what follows, if it is known already:
 	next  int             // from this entry on
-	form  eventlog.Form   // the subscriber's
+	form  eventlog.Form   // which the data is of, if it is stored
 	data  []byte          // the chunk's payload in it; nil: not loaded yet
 	ends  []uint32        // where its entries end there; nil: as the index says
 	part  bool            // data has only what the matcher's filter wants
@@ -190,7 +188,7 @@ func (w *writer) extent(s *subscriber, room, quota int) int {
 	c := w.chunk
 	begin := start(w.form, c, w.ends, w.next)
 	if w.matcher.all && s.rate.rate == 0 {
-		// Sync events are empty here: they do no harm inside a run.
+		// On v1 sync events are empty: they do no harm inside a run.
 		return w.next + sort.Search(len(c.Entries)-w.next, func(n int) bool { return stop(w.form, c, w.ends, w.next+n)-begin > room })
 	}
 	end := w.next
@@ -263,7 +261,7 @@ func (w *writer) commit(s *subscriber) {
 func (w *writer) count(s *subscriber, r run, end int) {
 	n := 0
 	for i := r.first; i < end; i++ {
-		if r.chunk.Entries[i].Kind != event.KindSync {
+		if wireKinds[s.options.wire].has(r.chunk.Entries[i].Kind) {
 			n++
 		}
 	}
@@ -308,9 +306,10 @@ func (w *writer) settle(s *subscriber, at, from event.Cursor) {
 }
 
 // follow reports whether err only says that the buffer's start, which the subscriber
-// asked for, has moved since. The position then moves with it.
+// asked for, has moved since. The position then moves with it. On v2 nothing is passed over
+// without a word.
 func (w *writer) follow(s *subscriber, err error) bool {
-	if !errors.Is(err, eventlog.ErrTrimmed) || s.sent || len(w.runs) > 0 {
+	if !errors.Is(err, eventlog.ErrTrimmed) || s.sent || len(w.runs) > 0 || s.options.wire != v1 {
 		return false
 	}
 	w.leave()
@@ -328,21 +327,24 @@ func (w *writer) unless(err error) error {
 	return err
 }
 
-// load gets the payload of the current chunk in the subscriber's form.
+// load gets the payload of the current chunk in the subscriber's encoding.
 func (w *writer) load(s *subscriber) (err error) {
-	log, zstd := s.srv.cfg.Log, s.srv.cfg.Compressor
-	w.form, w.ends = s.form(), nil
-	switch {
-	case w.few(s):
-		return w.loadPart(s)
-	case w.form == eventlog.JSON || w.chunk.Dictionary == zstd.ID():
-		w.data, err = log.Payload(w.chunk, w.form)
-	default:
-		// Stored under another dictionary, before this one became the primary.
-		var d eventlog.Derived
-		d, err = log.Derive(w.chunk, zstd.ID(), func() (eventlog.Derived, error) { return recompress(log, w.chunk, zstd) })
-		w.data, w.ends = d.Bytes, d.Ends
+	log, e, c := s.srv.cfg.Log, s.options.encoding, w.chunk
+	form, stored := e.stored(c)
+	if w.few(s) {
+		d, err := e.few(log, s.srv.cfg.Dictionaries.Decompressor(), c, w.next, w.matcher.wants)
+		if err == nil {
+			w.data, w.ends, w.part = d.Bytes, d.Ends, true
+		}
+		return err
 	}
+	if stored {
+		w.form, w.ends = form, nil
+		w.data, err = log.Payload(c, form)
+		return err
+	}
+	d, err := log.Derive(c, e.key(), func() (eventlog.Derived, error) { return e.derive(log, c) })
+	w.data, w.ends = d.Bytes, d.Ends
 	return err
 }
 
@@ -351,14 +353,13 @@ func (w *writer) load(s *subscriber) (err error) {
 const fewShare = 8
 
 // few reports whether so little of what is left of the current chunk is wanted that it is
-// better taken out, and for JSON made of its compressed form, than loaded with all the rest.
+// better taken out, and made of its compressed form, than loaded with all the rest.
 func (w *writer) few(s *subscriber) bool {
-	c := w.chunk
-	known := c.Dictionary == s.srv.cfg.Compressor.ID()
-	if w.form == eventlog.JSON {
-		known = s.srv.decompressor.Knows(c.Dictionary)
+	c, log := w.chunk, s.srv.cfg.Log
+	if w.matcher.all || c.Resident() || c.Size(eventlog.Zstd) == 0 || !s.srv.cfg.Dictionaries.Decompressor().Knows(c.Dictionary) {
+		return false
 	}
-	if w.matcher.all || !known || s.srv.cfg.Log.Loaded(c, w.form) {
+	if form, stored := s.options.encoding.stored(c); stored && log.Loaded(c, form) {
 		return false
 	}
 	wanted := 0
@@ -368,56 +369,6 @@ func (w *writer) few(s *subscriber) bool {
 		}
 	}
 	return wanted <= len(c.Entries)/fewShare
-}
-
-// loadPart takes what is wanted out of the current chunk.
-func (w *writer) loadPart(s *subscriber) error {
-	c := w.chunk
-	data, ends := make([]byte, 0, 1<<10), make([]uint32, len(c.Entries))
-	err := s.srv.cfg.Log.View(c, eventlog.Zstd, func(frames []byte) (err error) {
-		for i := w.next; i < len(c.Entries); i++ {
-			if w.matcher.wants(i) {
-				frame := frames[c.Start(i, eventlog.Zstd):c.Entries[i].End[eventlog.Zstd]]
-				size := int(c.Entries[i].End[eventlog.JSON] - c.Start(i, eventlog.JSON))
-				begin := len(data)
-				switch {
-				case w.form == eventlog.Zstd:
-					data = append(data, frame...)
-				default:
-					data, err = s.srv.decompressor.AppendText(slices.Grow(data, size+2), frame)
-					if err == nil && len(data)-begin != size {
-						err = errors.New("its compressed form has another length than its JSON")
-					}
-				}
-				if err != nil {
-					return fmt.Errorf("event %d: %w", c.Entries[i].Cursor, err)
-				}
-			}
-			ends[i] = uint32(len(data))
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	w.data, w.ends, w.part = data, ends, true
-	return nil
-}
-
-// recompress makes the compressed form of a chunk with another dictionary.
-func recompress(log *eventlog.Log, c *eventlog.Chunk, z *event.Compressor) (eventlog.Derived, error) {
-	frames, err := log.Payload(c, eventlog.JSON)
-	if err != nil {
-		return eventlog.Derived{}, err
-	}
-	d := eventlog.Derived{Ends: make([]uint32, len(c.Entries)), Bytes: make([]byte, 0, c.Size(eventlog.Zstd)+c.Size(eventlog.Zstd)/8)}
-	for i := range c.Entries {
-		if frame := frames[c.Start(i, eventlog.JSON):c.Entries[i].End[eventlog.JSON]]; len(frame) > 0 {
-			d.Bytes = z.AppendBinary(d.Bytes, event.Payload(frame))
-		}
-		d.Ends[i] = uint32(len(d.Bytes))
-	}
-	return d, nil
 }
 
 // stop returns where event i of a chunk ends in a form, whose own ends, if it has any,

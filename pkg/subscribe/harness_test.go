@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -46,13 +47,16 @@ const start event.Cursor = 1_790_000_000_000_000
 // patience is how long anything may take before a test gives up.
 const patience = 30 * time.Second
 
-var compressor = sync.OnceValue(func() *event.Compressor {
-	z, err := event.NewCompressor(dictionaries.Current())
+// allDictionaries makes what a server has: those that are built in.
+func allDictionaries() *event.Dictionaries {
+	d, err := event.NewDictionaries(dictionaries.Current(), dictionaries.All()...)
 	if err != nil {
 		panic(err)
 	}
-	return z
-})
+	return d
+}
+
+var compressor = sync.OnceValue(func() *event.Compressor { return allDictionaries().Current() })
 
 // fact is one event as the tests know it.
 type fact struct {
@@ -60,7 +64,42 @@ type fact struct {
 	kind            event.Kind
 	did, collection string
 	payload         string // empty: not on v1
+	message         string // on v2
 }
+
+// text returns what an uncompressed consumer gets of the event; empty: nothing.
+func (f fact) text(v2 bool) string {
+	if v2 {
+		return f.message
+	}
+	return f.payload
+}
+
+// messageOf makes the v2 message of a v1 payload the slow way.
+func messageOf(t testing.TB, payload string, f fact) string {
+	t.Helper()
+	var e map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(payload), &e); err != nil {
+		t.Fatal(err)
+	}
+	body := string(e[f.kind.String()])
+	if f.kind == event.KindCommit {
+		body = body[1 : len(body)-1]
+	} else {
+		body = fmt.Sprintf("%q:%s", f.kind, body)
+	}
+	return fmt.Sprintf(`{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#%s","seq":%d,"did":%q,"time":%q,%s}}`,
+		f.kind, f.cursor-1_600_000_000_000_000, f.did, time.UnixMicro(int64(f.cursor)).UTC().Format("2006-01-02T15:04:05.000000Z"), body)
+}
+
+// onBothWires runs a test with a world's consumers on either.
+func onBothWires(t *testing.T, test func(t *testing.T, v2 bool)) {
+	t.Run("v1", func(t *testing.T) { test(t, false) })
+	t.Run("v2", func(t *testing.T) { test(t, true) })
+}
+
+// paths are the endpoints by wire.
+var paths = map[bool]string{false: "/subscribe", true: "/xrpc/network.bsky.jetstream.subscribeEvents"}
 
 // feed makes events and appends them to a log, as ingest would.
 type feed struct {
@@ -103,7 +142,7 @@ func cborRecord(collection, text string) []byte {
 func (f *feed) add(kind event.Kind, did, collection, text string) {
 	f.t.Helper()
 	f.last++
-	from := len(f.json)
+	from, extra := len(f.json), len(f.extra)
 	seq := int64(f.last - start)
 	switch kind {
 	case event.KindCommit:
@@ -118,12 +157,11 @@ func (f *feed) add(kind event.Kind, did, collection, text string) {
 	case event.KindAccount:
 		f.json = event.AppendAccount(f.json, []byte(did), true, seq, nil, []byte("2026-11-24T10:00:00.000Z"))
 	case event.KindSync:
-		begin := len(f.extra)
 		var err error
 		if f.extra, err = event.AppendSync(f.extra, []byte(did), cborRecord("com.example.sync", text)); err != nil {
 			f.t.Fatal(err)
 		}
-		event.SetCursor(f.extra[begin:], len(did), f.last)
+		event.SetCursor(f.extra[extra:], len(did), f.last)
 	}
 	var payload []byte
 	if kind != event.KindSync {
@@ -133,7 +171,13 @@ func (f *feed) add(kind event.Kind, did, collection, text string) {
 	}
 	f.b.Add(f.last, kind, []byte(did), []byte(collection), [3]uint32{uint32(len(f.json)), uint32(len(f.zstd)), uint32(len(f.extra))})
 	if !f.bulk {
-		f.all = append(f.all, fact{f.last, kind, did, collection, string(payload)})
+		x := fact{cursor: f.last, kind: kind, did: did, collection: collection, payload: string(payload)}
+		if kind == event.KindSync {
+			x.message = messageOf(f.t, string(f.extra[extra:]), x)
+		} else {
+			x.message = messageOf(f.t, x.payload, x)
+		}
+		f.all = append(f.all, x)
 	}
 }
 
@@ -183,6 +227,7 @@ type world struct {
 	srv  *subscribe.Server
 	addr string
 	dir  string // of the store
+	v2   bool   // dial dials the v2 wire
 	reg  *prometheus.Registry
 	stop func() // ends Run, as a shutdown does
 
@@ -203,7 +248,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	reg := prometheus.NewRegistry()
 	s := settings{
 		log:  eventlog.Config{Dir: "log", BlockEvents: 20, Now: func() time.Time { return start.Time() }},
-		sub:  subscribe.Config{Compressor: compressor(), Version: "test", Registerer: reg},
+		sub:  subscribe.Config{Dictionaries: allDictionaries(), Version: "test", Registerer: reg},
 		wrap: func(l net.Listener) net.Listener { return l },
 	}
 	if change != nil {
@@ -219,10 +264,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 		t.Fatal(err)
 	}
 	s.sub.Log = log
-	srv, err := subscribe.New(s.sub)
-	if err != nil {
-		t.Fatal(err)
-	}
+	srv := subscribe.New(s.sub)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -312,6 +354,7 @@ func (w *world) ended(reason string) float64 {
 // client is a gorilla client.
 type client struct {
 	t    testing.TB
+	v2   bool
 	ws   *websocket.Conn
 	resp *http.Response
 	dec  *zstd.Decoder
@@ -323,7 +366,7 @@ func (w *world) dial(query string, header ...string) *client {
 	for i := 0; i < len(header); i += 2 {
 		h.Add(header[i], header[i+1])
 	}
-	ws, resp, err := websocket.DefaultDialer.Dial("ws://"+w.addr+"/subscribe?"+query, h)
+	ws, resp, err := websocket.DefaultDialer.Dial("ws://"+w.addr+paths[w.v2]+"?"+query, h)
 	if err != nil {
 		if resp != nil {
 			body, _ := io.ReadAll(resp.Body)
@@ -333,7 +376,7 @@ func (w *world) dial(query string, header ...string) *client {
 	}
 	w.dials.Add(1)
 	w.t.Cleanup(func() { ws.Close() })
-	return &client{t: w.t, ws: ws, resp: resp}
+	return &client{t: w.t, v2: w.v2, ws: ws, resp: resp}
 }
 
 func (c *client) next() (string, error) {
@@ -344,7 +387,7 @@ func (c *client) next() (string, error) {
 	}
 	if kind == websocket.BinaryMessage {
 		if c.dec == nil {
-			c.dec, err = zstd.NewReader(nil, zstd.WithDecoderDicts(dictionaries.Current()), zstd.WithDecoderConcurrency(1))
+			c.dec, err = zstd.NewReader(nil, zstd.WithDecoderDicts(dictionaries.All()...), zstd.WithDecoderConcurrency(1))
 			if err != nil {
 				return "", err
 			}
@@ -359,15 +402,16 @@ func (c *client) next() (string, error) {
 func (c *client) expect(facts []fact) {
 	c.t.Helper()
 	for i, f := range facts {
-		if f.kind == event.KindSync {
+		want := f.text(c.v2)
+		if want == "" {
 			continue
 		}
 		got, err := c.next()
 		if err != nil {
 			c.t.Fatalf("event %d of %d: %v", i, len(facts), err)
 		}
-		if got != f.payload {
-			c.t.Fatalf("event %d of %d:\n got %.300s\nwant %.300s", i, len(facts), got, f.payload)
+		if got != want {
+			c.t.Fatalf("event %d of %d:\n got %.300s\nwant %.300s", i, len(facts), got, want)
 		}
 	}
 }
@@ -395,6 +439,7 @@ func (c *client) send(message string) {
 // raw is a client that speaks websocket by hand, and reads only when it is told to.
 type raw struct {
 	t    testing.TB
+	v2   bool
 	conn *net.TCPConn
 	br   *bufio.Reader
 }
@@ -414,8 +459,8 @@ func (w *world) dialRaw(query string, buffer int) *raw {
 	}
 	w.t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(2 * patience))
-	fmt.Fprintf(conn, "GET /subscribe?%s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", query)
-	r := &raw{w.t, conn.(*net.TCPConn), bufio.NewReaderSize(conn, 4096)}
+	fmt.Fprintf(conn, "GET %s?%s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", paths[w.v2], query)
+	r := &raw{w.t, w.v2, conn.(*net.TCPConn), bufio.NewReaderSize(conn, 4096)}
 	resp, err := http.ReadResponse(r.br, nil)
 	if err != nil {
 		w.t.Fatal(err)

@@ -7,39 +7,21 @@ import (
 	"net/http"
 	"strconv"
 	"time"
-
-	"slipstream/pkg/event"
 )
 
-// dictionary is a zstd dictionary that can be downloaded.
-type dictionary struct {
-	bytes []byte
-	etag  string
-}
-
-func indexDictionaries(primary *event.Compressor, others [][]byte) (map[uint32]dictionary, error) {
-	index := map[uint32]dictionary{}
-	for _, d := range append([][]byte{primary.Dictionary()}, others...) {
-		id, err := event.DictionaryID(d)
-		if err != nil {
-			return nil, err
-		}
-		if other, known := index[id]; known && !bytes.Equal(other.bytes, d) {
-			return nil, fmt.Errorf("zstd dictionary %d: another one, with other contents, has the same id", id)
-		} else if !known {
-			index[id] = dictionary{bytes: d, etag: fmt.Sprintf(`"%d"`, id)}
-		}
-	}
-	return index, nil
-}
+// dictionaryHeader names the zstd dictionary that frames are, or will be, made with.
+const dictionaryHeader = "Zstd-Dictionary-Id"
 
 // Handler returns the public endpoints.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.home)
 	mux.HandleFunc("GET /subscribe", s.subscribe)
+	mux.HandleFunc("GET /xrpc/"+subscribeEvents, s.subscribeEvents)
+	mux.HandleFunc("GET /xrpc/network.bsky.jetstream.getZstdDictionary", s.getZstdDictionary)
+	mux.HandleFunc("/xrpc/", notImplemented)
 	mux.HandleFunc("GET /xrpc/_health", s.health)
-	mux.HandleFunc("GET /dictionary", s.currentDictionary)
+	mux.HandleFunc("GET /dictionary", s.primaryDictionary)
 	mux.HandleFunc("GET /dictionary/{id}", s.dictionary)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
@@ -61,10 +43,14 @@ Parameters of /subscribe
   wantedDids           repeatable, at most %[4]d
   cursor               unix microseconds, inclusive: replay from there, then live
   compress=true        zstd frames, made with the dictionary at /dictionary (id %[5]d)
+  zstdDictionary       the id of another dictionary to make them with: the smallest frames
+                       are those of %[6]d, at /dictionary/%[6]d
   maxMessageSizeBytes  leave out larger events
   requireHello=true    send nothing before the first options_update
 
-`, s.cfg.Version, r.Host, maxCollections, maxDIDs, s.cfg.Compressor.ID())
+Jetstream v2 clients connect to /xrpc/%[7]s
+
+`, s.cfg.Version, r.Host, maxCollections, maxDIDs, s.cfg.Dictionaries.Primary().ID(), s.cfg.Dictionaries.Current().ID(), subscribeEvents)
 	if oldest := s.cfg.Log.Oldest(); oldest != 0 {
 		fmt.Fprintf(w, "The buffer reaches back to cursor=%d, %s.\n", oldest, oldest.Time().UTC().Format("2006-01-02 15:04:05 UTC"))
 	} else {
@@ -77,30 +63,38 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
 	json.NewEncoder(w).Encode(map[string]string{"version": s.cfg.Version})
 }
 
-func (s *Server) currentDictionary(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Cache-Control", "no-cache")
-	s.serveDictionary(w, r, s.cfg.Compressor.ID())
+// primaryDictionary is GET /dictionary: what compress=true means.
+func (s *Server) primaryDictionary(w http.ResponseWriter, r *http.Request) {
+	s.serveDictionary(w, r, s.cfg.Dictionaries.Primary().ID(), false)
 }
 
+// dictionary is GET /dictionary/{id}.
 func (s *Server) dictionary(w http.ResponseWriter, r *http.Request) {
+	primary := s.cfg.Dictionaries.Primary().ID()
 	id, err := strconv.ParseUint(r.PathValue("id"), 10, 32)
 	if err != nil {
-		http.Error(w, "a dictionary is named by its id, a number; the current one is "+fmt.Sprint(s.cfg.Compressor.ID()), http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("a dictionary is named by its id, a number; the current one is %d", primary), http.StatusBadRequest)
 		return
 	}
-	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	s.serveDictionary(w, r, uint32(id))
+	if !s.serveDictionary(w, r, uint32(id), true) {
+		http.Error(w, fmt.Sprintf("there is no dictionary %d here; the current one is %d", id, primary), http.StatusNotFound)
+	}
 }
 
-func (s *Server) serveDictionary(w http.ResponseWriter, r *http.Request, id uint32) {
-	d, ok := s.dictionaries[id]
-	if !ok {
-		w.Header().Del("Cache-Control")
-		http.Error(w, fmt.Sprintf("there is no dictionary %d here; the current one is %d", id, s.cfg.Compressor.ID()), http.StatusNotFound)
-		return
+// serveDictionary answers with a dictionary, unless there is none with the id. What is asked
+// for by its id never changes.
+func (s *Server) serveDictionary(w http.ResponseWriter, r *http.Request, id uint32, byID bool) bool {
+	d := s.cfg.Dictionaries.Bytes(id)
+	if d == nil {
+		return false
 	}
-	w.Header().Set("ETag", d.etag)
+	w.Header().Set("Cache-Control", "no-cache")
+	if byID {
+		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	w.Header().Set("ETag", fmt.Sprintf(`"%d"`, id))
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Zstd-Dictionary-Id", fmt.Sprint(id))
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(d.bytes)) // conditions and ranges
+	w.Header().Set(dictionaryHeader, fmt.Sprint(id))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(d)) // conditions and ranges
+	return true
 }

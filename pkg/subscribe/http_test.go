@@ -28,7 +28,11 @@ func otherDictionary() ([]byte, uint32) {
 
 func TestDictionaries(t *testing.T) {
 	other, otherID := otherDictionary()
-	w := newWorld(t, func(s *settings) { s.sub.Dictionaries = [][]byte{dictionaries.Current(), other} })
+	all, err := event.NewDictionaries(dictionaries.Current(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(s *settings) { s.sub.Dictionaries = all })
 	id := compressor().ID()
 	base := "http://" + w.addr
 	for _, tt := range []struct {

@@ -28,13 +28,13 @@ type interest struct {
 
 	mu sync.Mutex // guards everything below
 
-	// Of those without wantedDids:
-	open        set            // all of them: identity and account events concern them
-	everything  set            // no collections either
-	collections map[string]set // by exact NSID
-	prefixes    map[string]set // by prefix with its final dot
+	// Of those that name no DIDs:
+	open        set                     // all of them
+	kinds       [event.KindSync + 1]set // by the kinds that they want all events of
+	collections map[string]set          // by exact NSID
+	prefixes    map[string]set          // by prefix with its final dot
 
-	// Of those with wantedDids, by each of them: the first who names it, and the others. Most
+	// Of those that name DIDs, by each of them: the first who names it, and the others. Most
 	// DIDs are named by one, and there may be millions.
 	first  map[string]*subscriber
 	others map[string]set
@@ -110,7 +110,7 @@ func (x *interest) forget(did string, sub *subscriber) {
 	}
 }
 
-// each changes every set that a filter without wantedDids belongs in.
+// each changes every set that a filter without DIDs belongs in.
 func (x *interest) each(f *Filter, change func(set) set) {
 	if f.dids != nil {
 		return
@@ -123,8 +123,10 @@ func (x *interest) each(f *Filter, change func(set) set) {
 		}
 	}
 	x.open = change(x.open)
-	if f.collections == nil && f.prefixes == nil {
-		x.everything = change(x.everything)
+	for kind := range x.kinds {
+		if k := event.Kind(kind); f.kinds.has(k) && (k != event.KindCommit || f.anyCollection()) {
+			x.kinds[kind] = change(x.kinds[kind])
+		}
 	}
 	for name := range f.collections {
 		in(x.collections, name)
@@ -139,30 +141,25 @@ func (x *interest) each(f *Filter, change func(set) set) {
 func (x *interest) dispatch(c *eventlog.Chunk, wake func(*subscriber)) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	// The size of the smallest event of each collection, of all commits, and of those that
-	// any filter of collections lets through; 0: there is none. (A payload is never empty.)
+	// The size of the smallest event of each collection and of each kind; 0: there is none. (A
+	// payload is never empty.)
 	least := func(to *int, size int) {
 		if *to == 0 || size < *to {
 			*to = size
 		}
 	}
 	x.smallest = append(x.smallest[:0], make([]int, len(c.Collections))...)
-	commits, others := 0, 0
+	var smallest [len(x.kinds)]int
 	var dids []string
 	if len(x.first) > 0 {
 		dids = c.DIDs()
 	}
 	for i := range c.Entries {
 		e := &c.Entries[i]
-		if e.Kind == event.KindSync {
-			continue
-		}
 		size := payloadSize(c, i)
+		least(&smallest[e.Kind], size)
 		if e.Kind == event.KindCommit {
-			least(&commits, size)
 			least(&x.smallest[e.Collection], size)
-		} else {
-			least(&others, size)
 		}
 		if dids == nil {
 			continue
@@ -170,7 +167,7 @@ func (x *interest) dispatch(c *eventlog.Chunk, wake func(*subscriber)) {
 		did := dids[e.DID]
 		if sub := x.first[did]; sub != nil {
 			ask := func(sub *subscriber) {
-				if f := sub.filter.Load(); f.fits(size) && (e.Kind != event.KindCommit || f.wantsCollection(c.Collections[e.Collection])) {
+				if f := sub.filter.Load(); f.kinds.has(e.Kind) && f.fits(size, e.Cursor, e.Kind) && (e.Kind != event.KindCommit || f.wantsCollection(c.Collections[e.Collection])) {
 					wake(sub)
 				}
 			}
@@ -180,20 +177,21 @@ func (x *interest) dispatch(c *eventlog.Chunk, wake func(*subscriber)) {
 			}
 		}
 	}
-	all := func(s set, smallest int) {
+	all := func(s set, kind event.Kind, smallest int) {
 		if smallest == 0 {
 			return
 		}
 		for _, sub := range s {
-			if sub.filter.Load().fits(smallest) {
+			if sub.filter.Load().fits(smallest, c.First(), kind) {
 				wake(sub)
 			}
 		}
 	}
-	all(x.open, others)
-	all(x.everything, commits)
+	for kind, s := range x.kinds {
+		all(s, event.Kind(kind), smallest[kind])
+	}
 	for i, name := range c.Collections {
-		all(x.collections[name], x.smallest[i])
+		all(x.collections[name], event.KindCommit, x.smallest[i])
 		if len(x.prefixes) == 0 {
 			continue
 		}
@@ -203,7 +201,7 @@ func (x *interest) dispatch(c *eventlog.Chunk, wake func(*subscriber)) {
 				break
 			}
 			at += dot + 1
-			all(x.prefixes[name[:at]], x.smallest[i])
+			all(x.prefixes[name[:at]], event.KindCommit, x.smallest[i])
 		}
 	}
 }

@@ -27,8 +27,11 @@ func descriptors(t *testing.T) int {
 }
 
 // TestNothingLeaks: whatever way connections end, no goroutine and no descriptor stays.
-func TestNothingLeaks(t *testing.T) {
+func TestNothingLeaks(t *testing.T) { onBothWires(t, testNothingLeaks) }
+
+func testNothingLeaks(t *testing.T, v2 bool) {
 	w := newWorld(t, func(s *settings) { s.sub.StallTimeout = time.Minute })
+	w.v2 = v2
 	w.feed.flood(20_000, 1000)
 	ways := []struct {
 		query string
@@ -37,7 +40,7 @@ func TestNothingLeaks(t *testing.T) {
 		{"", func(r *raw) {}},
 		{"cursor=1", func(r *raw) {}}, // in the middle of a write
 		{"cursor=1", func(r *raw) { r.conn.SetLinger(0) }},
-		{"requireHello=true", func(r *raw) {}},
+		{map[bool]string{false: "requireHello=true"}[v2], func(r *raw) {}},
 		{"", func(r *raw) { r.write(masked(0x88, []byte("\x03\xe8"))) }},
 		{"", func(r *raw) { r.write(masked(0x81, []byte("no options"))) }},
 		{"", func(r *raw) { r.write([]byte{0x81, 0x00}) }},       // no mask
@@ -70,7 +73,7 @@ func TestNothingLeaks(t *testing.T) {
 		n, open = runtime.NumGoroutine(), descriptors(t)
 		return n <= goroutines+slack && open <= files+slack
 	})
-	if got := w.metric("slipstream_subscribes_total", ""); got != float64(300+len(ways)) {
+	if got := w.handshakes(); got != float64(300+len(ways)) {
 		t.Errorf("%v handshakes counted", got)
 	}
 	if got := w.metric("slipstream_subscribers", ""); got != 0 {
@@ -80,12 +83,15 @@ func TestNothingLeaks(t *testing.T) {
 
 // TestShutdown: every consumer that can be told is told, and one that reads nothing
 // holds nobody up.
-func TestShutdown(t *testing.T) {
+func TestShutdown(t *testing.T) { onBothWires(t, testShutdown) }
+
+func testShutdown(t *testing.T, v2 bool) {
 	w := newWorld(t, nil)
+	w.v2 = v2
 	w.feed.flood(20_000, 1000)
 	blocked := w.dialRaw("cursor=1", small)
 	w.blocked(1)
-	told := []*client{w.dial(""), w.dial("requireHello=true"), w.dial(fmt.Sprint("cursor=", w.log.Last()+1))}
+	told := []*client{w.dial(""), w.dial(map[bool]string{false: "requireHello=true"}[v2]), w.dial(fmt.Sprint("cursor=", w.log.Last()+1))}
 	replay := w.dialRaw("cursor=1", 0)
 	if err := replay.follows(start+1, start+100); err != nil {
 		t.Fatal(err)
@@ -108,7 +114,7 @@ func TestShutdown(t *testing.T) {
 			}
 			break
 		}
-		if !strings.Contains(string(p), fmt.Sprintf(`"time_us":%d,`, at)) {
+		if !strings.Contains(string(p), cursorText(at, v2)) {
 			t.Fatalf("instead of event %d: %.200q", at-start, p)
 		}
 	}
@@ -122,7 +128,7 @@ func TestShutdown(t *testing.T) {
 	if n := w.srv.Count(); n != 0 {
 		t.Errorf("%d consumers are left", n)
 	}
-	if resp, body := get(t, "http://"+w.addr+"/subscribe", "Connection", "Upgrade", "Upgrade", "websocket",
+	if resp, body := get(t, "http://"+w.addr+paths[v2], "Connection", "Upgrade", "Upgrade", "websocket",
 		"Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="); resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("who comes now gets %d %q", resp.StatusCode, body)
 	}

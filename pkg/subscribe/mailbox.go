@@ -1,6 +1,7 @@
 package subscribe
 
 import (
+	"slices"
 	"sync"
 	"unicode/utf8"
 
@@ -15,7 +16,7 @@ type mailbox struct {
 	mu      sync.Mutex // guards everything below
 	ping    []byte
 	pong    []byte
-	closing []byte
+	closing []byte // the close frame, and what goes out before it
 }
 
 // frame takes a control frame, which it copies.
@@ -51,7 +52,10 @@ func (m *mailbox) control(kind int, data []byte) {
 
 // close asks the writer to end the connection with a code and a reason, which is cut
 // to what a close frame holds.
-func (m *mailbox) close(code int, reason string) {
+func (m *mailbox) close(code int, reason string) { m.end(nil, code, reason) }
+
+// end is close with a frame that goes out before the close frame; nil: none.
+func (m *mailbox) end(final []byte, code int, reason string) {
 	const limit = 123
 	if len(reason) > limit {
 		reason = reason[:limit]
@@ -59,7 +63,13 @@ func (m *mailbox) close(code int, reason string) {
 			reason = reason[:len(reason)-1]
 		}
 	}
-	m.control(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason))
+	message := websocket.FormatCloseMessage(code, reason)
+	m.mu.Lock()
+	if m.closing == nil {
+		m.closing = append(append(slices.Clone(final), 0x80|websocket.CloseMessage, byte(len(message))), message...)
+	}
+	m.mu.Unlock()
+	m.wake()
 }
 
 // take returns what is to be written now, and whether a close frame is the last of it.

@@ -13,19 +13,21 @@ const (
 	endedOptions
 	endedSilent
 	endedBudget
+	endedMessage
 	endings
 )
 
 // String returns the metric's label.
 func (e ending) String() string {
-	return [endings]string{"stalled", "fell_off_the_buffer", "bad_options_update", "no_pong", "filter_budget"}[e]
+	return [endings]string{"stalled", "fell_off_the_buffer", "bad_options_update", "no_pong", "filter_budget", "sent_a_message"}[e]
 }
 
 type metrics struct {
-	bytes, events, handshakes prometheus.Counter
-	rounds                    prometheus.Histogram
-	refused                   [refusals]prometheus.Counter
-	endings                   [endings]prometheus.Counter
+	bytes, events prometheus.Counter
+	handshakes    [len(wireKinds)]prometheus.Counter // by wire
+	rounds        prometheus.Histogram
+	refused       [refusals]prometheus.Counter
+	endings       [endings]prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
@@ -36,10 +38,11 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		events: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "slipstream_sent_events_total", Help: "Events written to consumers' sockets.",
 		}),
-		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "slipstream_subscribes_total", Help: "Consumers that connected.",
-		}),
 	}
+	handshakes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_subscribes_total", Help: "Consumers that connected, by protocol.",
+	}, []string{"wire"})
+	m.handshakes = [...]prometheus.Counter{v1: handshakes.WithLabelValues("v1"), v2: handshakes.WithLabelValues("v2")}
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "slipstream_subscribes_refused_total", Help: "Requests to subscribe that were refused, by reason.",
 	}, []string{"reason"})
@@ -57,7 +60,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		m.endings[e] = ended.WithLabelValues(e.String())
 	}
 	if reg != nil {
-		reg.MustRegister(m.bytes, m.events, m.handshakes, refused, ended, m.rounds,
+		reg.MustRegister(m.bytes, m.events, handshakes, refused, ended, m.rounds,
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "slipstream_subscribers", Help: "Consumers that are connected.",
 			}, func() float64 { return float64(s.count()) }),

@@ -19,18 +19,19 @@ const maxQuery = 1 << 20
 // maxOptions bounds an options_update in bytes.
 const maxOptions = 1 << 20
 
-// options is what a v1 consumer asks for when it connects.
+// options is what a consumer asks for when it connects.
 type options struct {
-	filter   *Filter
-	cursor   event.Cursor
-	live     bool // no cursor was given
-	compress bool
-	hello    bool // wait for the first options_update
+	encoding
+	filter *Filter
+	cursor event.Cursor
+	live   bool // no cursor was given
+	timed  bool // the cursor is a time, not an event's; only v2 knows the difference
+	hello  bool // wait for the first options_update
 }
 
 // parseOptions reads a request for /subscribe. Its errors name the parameter and are
 // meant for the consumer. Unknown parameters are ignored, as every v1 server does.
-func parseOptions(r *http.Request) (options, error) {
+func parseOptions(r *http.Request, dictionaries *event.Dictionaries) (options, error) {
 	var o options
 	if len(r.URL.RawQuery) > maxQuery {
 		return o, fmt.Errorf("the query has %d bytes, at most %d are allowed; connect with requireHello=true and send wantedDids in an options_update", len(r.URL.RawQuery), maxQuery)
@@ -62,7 +63,18 @@ func parseOptions(r *http.Request) (options, error) {
 		}
 		o.cursor, o.live = event.Cursor(cursor), false
 	}
-	o.compress = query.Get("compress") == "true" || strings.Contains(r.Header.Get("Socket-Encoding"), "zstd")
+	if query.Get("compress") == "true" || strings.Contains(r.Header.Get("Socket-Encoding"), "zstd") {
+		o.zstd = dictionaries.Primary()
+	}
+	if text := query.Get("zstdDictionary"); text != "" {
+		id, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			return o, fmt.Errorf("zstdDictionary: %s is not the id of a dictionary, a number; the current one is %d", quote(text), dictionaries.Primary().ID())
+		}
+		if o.zstd = dictionaries.Find(uint32(id)); o.zstd == nil {
+			return o, fmt.Errorf("zstdDictionary: there is no dictionary %d here; the current one is %d, at /dictionary", id, dictionaries.Primary().ID())
+		}
+	}
 	o.hello = query.Get("requireHello") == "true"
 	return o, nil
 }
@@ -79,7 +91,7 @@ func parseQuery(raw string) (url.Values, error) {
 			return nil, err
 		}
 		switch name {
-		case "wantedCollections", "wantedDids", "cursor", "compress", "maxMessageSizeBytes", "requireHello":
+		case "wantedCollections", "wantedDids", "cursor", "compress", "zstdDictionary", "maxMessageSizeBytes", "requireHello":
 			if value, err = url.QueryUnescape(value); err != nil {
 				return nil, err
 			}

@@ -2,10 +2,10 @@ package subscribe
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,13 +17,12 @@ import (
 	"slipstream/pkg/eventlog"
 )
 
-// Config configures a Server. Log and Compressor are required.
+// Config configures a Server. Log and Dictionaries are required.
 type Config struct {
 	Log *eventlog.Log
-	// Compressor holds the primary dictionary: what compress=true means.
-	Compressor *event.Compressor
-	// Dictionaries are those that can be downloaded besides the primary one.
-	Dictionaries [][]byte
+	// Dictionaries are those that can be chosen and downloaded. The primary one is what
+	// compress=true means on the v1 wire, the current one is what the v2 wire offers.
+	Dictionaries *event.Dictionaries
 	// Version is what /xrpc/_health says.
 	Version string
 	// StallTimeout is how long a consumer may take nothing at all while there is
@@ -57,9 +56,7 @@ type Server struct {
 	cfg            Config
 	log            *slog.Logger
 	metrics        *metrics
-	dictionaries   map[uint32]dictionary
-	decompressor   *event.Decompressor // for all of them
-	upgrader       websocket.Upgrader
+	upgraders      [2]websocket.Upgrader // by wire
 	admission      *admission
 	interest       *interest
 	fan            *fanout
@@ -81,7 +78,7 @@ type Server struct {
 }
 
 // New makes a server. It starts nothing.
-func New(cfg Config) (*Server, error) {
+func New(cfg Config) *Server {
 	if cfg.StallTimeout <= 0 {
 		cfg.StallTimeout = 120 * time.Second
 	}
@@ -95,15 +92,6 @@ func New(cfg Config) (*Server, error) {
 		cfg:         cfg,
 		log:         cfg.Logger,
 		subscribers: map[*subscriber]struct{}{},
-		upgrader: websocket.Upgrader{
-			// Consumers are public; there is nothing that an origin could steal.
-			CheckOrigin:      func(*http.Request) bool { return true },
-			HandshakeTimeout: 10 * time.Second,
-			// Instead of net/http's buffers of 4 KB each: a consumer sends little and rarely,
-			// and gorilla writes nothing but control frames, which have none.
-			ReadBufferSize:  512,
-			WriteBufferPool: &sync.Pool{},
-		},
 		admission: newAdmission(limits{
 			subscribers: cfg.MaxSubscribers, perAddress: cfg.MaxSubscribersPerIP, filterDIDs: cfg.MaxFilterDIDs, trusted: cfg.TrustedProxies,
 		}),
@@ -116,19 +104,23 @@ func New(cfg Config) (*Server, error) {
 	s.fan = &fanout{srv: s, share: 1}
 	s.fan.published.Store(int64(cfg.Log.Last()))
 	s.fan.judged.Store(int64(cfg.Log.Last()))
-	var err error
-	if s.dictionaries, err = indexDictionaries(cfg.Compressor, cfg.Dictionaries); err != nil {
-		return nil, err
+	for w := range s.upgraders {
+		s.upgraders[w] = websocket.Upgrader{
+			// Consumers are public; there is nothing that an origin could steal.
+			CheckOrigin:      func(*http.Request) bool { return true },
+			HandshakeTimeout: 10 * time.Second,
+			// Instead of net/http's buffers of 4 KB each: a consumer sends little and rarely,
+			// and gorilla writes nothing but control frames, which have none.
+			ReadBufferSize:  512,
+			WriteBufferPool: &sync.Pool{},
+		}
 	}
-	all := make([][]byte, 0, len(s.dictionaries))
-	for _, d := range s.dictionaries {
-		all = append(all, d.bytes)
-	}
-	if s.decompressor, err = event.NewDecompressor(all...); err != nil {
-		return nil, err
+	s.upgraders[v2].Subprotocols = []string{subprotocol}
+	s.upgraders[v2].Error = func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
+		answerXRPC(w, status, invalidRequest, reason.Error())
 	}
 	s.metrics = newMetrics(cfg.Registerer, s)
-	return s, nil
+	return s
 }
 
 // closeTimeout is how long consumers get at shutdown to take what is being written to
@@ -256,40 +248,58 @@ const complainInterval = 10 * time.Second
 
 // subscribe is GET /subscribe.
 func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
-	o, err := parseOptions(r)
+	o, err := parseOptions(r, s.cfg.Dictionaries)
 	if err != nil {
 		s.metrics.refused[refusedRequest].Inc()
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	if !websocket.IsWebSocketUpgrade(r) {
-		w.Header().Set("Connection", "Upgrade") // RFC 9110 section 7.8
-		w.Header().Set("Upgrade", "websocket")
-		http.Error(w, "this is a websocket endpoint; try: websocat \"ws://"+r.Host+r.URL.RequestURI()[:min(len(r.URL.RequestURI()), 200)]+"\"", http.StatusUpgradeRequired)
+		askForUpgrade(w)
+		http.Error(w, websocketOnly(r), http.StatusUpgradeRequired)
 		return
 	}
+	if refused := s.accept(w, r, o); refused != nil {
+		refused.answer(w)
+	}
+}
+
+// askForUpgrade adds what RFC 9110, section 7.8, asks of a 426.
+func askForUpgrade(w http.ResponseWriter) {
+	w.Header().Set("Connection", "Upgrade")
+	w.Header().Set("Upgrade", "websocket")
+}
+
+// websocketOnly tells who came without a websocket how to come with one.
+func websocketOnly(r *http.Request) string {
+	uri := r.URL.RequestURI()
+	return "this is a websocket endpoint; try: websocat \"ws://" + r.Host + uri[:min(len(uri), 200)] + "\""
+}
+
+// accept makes a subscriber of a request whose options are valid. A refusal is for the
+// caller to answer; everything else is answered.
+func (s *Server) accept(w http.ResponseWriter, r *http.Request, o options) *refusedError {
+	filter := o.filter
 	sub := s.newSubscriber(o)
 	var refused *refusedError
-	if sub.place, refused = s.admission.enter(s.admission.client(r), o.filter.cost()); refused != nil {
+	if sub.place, refused = s.admission.enter(s.admission.client(r), filter.cost()); refused != nil {
 		s.metrics.refused[refused.reason].Inc()
-		refused.answer(w)
-		return
+		return refused
 	}
 	if !s.enter() {
 		sub.place.leave()
-		http.Error(w, "the server is shutting down", http.StatusServiceUnavailable)
-		return
+		return errShuttingDown
 	}
 	header := http.Header{}
-	if o.compress {
-		header.Set("Zstd-Dictionary-Id", fmt.Sprint(s.cfg.Compressor.ID()))
+	if o.zstd != nil {
+		header.Set(dictionaryHeader, strconv.FormatUint(uint64(o.zstd.ID()), 10))
 	}
 	h := &hijacker{ResponseWriter: w, box: &sub.box}
-	ws, err := s.upgrader.Upgrade(h, r, header)
+	ws, err := s.upgraders[o.wire].Upgrade(h, r, header)
 	if err != nil {
 		sub.place.leave()
 		s.gone.Done()
-		return // answered already
+		return nil // answered already
 	}
 	h.conn.capture()
 	sub.ws, sub.raw, sub.socket = ws, h.conn.Conn, newSocket(h.conn.Conn)
@@ -299,13 +309,14 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	sub.heard.Store(now.UnixNano())
 	sub.progress = progress{since: now, pinged: now, asked: now}
-	s.metrics.handshakes.Inc()
-	s.show(sub, o.filter)
+	s.metrics.handshakes[o.wire].Inc()
+	s.show(sub, filter)
 	// Apart, so that net/http's part of the connection, some 10 KB, is not kept.
 	go func() {
 		defer s.leave(sub)
 		sub.serve()
 	}()
+	return nil
 }
 
 // enter makes Run wait for one subscriber more. It reports whether the server is open.

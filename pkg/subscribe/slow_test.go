@@ -31,6 +31,14 @@ func (f *feed) flood(n, size int) {
 	}
 }
 
+// cursorText is what a consumer finds in the event with a cursor.
+func cursorText(at event.Cursor, v2 bool) string {
+	if v2 {
+		return fmt.Sprintf(`"seq":%d,"did"`, at-1_600_000_000_000_000)
+	}
+	return fmt.Sprintf(`"time_us":%d,`, at)
+}
+
 // follows reads the messages with the cursors from to to, and nothing between them.
 func (r *raw) follows(from, to event.Cursor) error {
 	for at := from; at <= to; at++ {
@@ -38,7 +46,7 @@ func (r *raw) follows(from, to event.Cursor) error {
 		if err != nil {
 			return fmt.Errorf("instead of event %d: %w", at-start, err)
 		}
-		if op != websocket.TextMessage || !strings.Contains(string(p), fmt.Sprintf(`"time_us":%d,`, at)) {
+		if op != websocket.TextMessage || !strings.Contains(string(p), cursorText(at, r.v2)) {
 			return fmt.Errorf("instead of event %d: opcode %d, %.200q", at-start, op, p)
 		}
 	}
@@ -55,7 +63,9 @@ func heapAfterGC() uint64 {
 
 // TestSlowConsumer: one that stops reading delays nobody, costs no memory, and gets
 // everything when it reads on.
-func TestSlowConsumer(t *testing.T) {
+func TestSlowConsumer(t *testing.T) { onBothWires(t, testSlowConsumer) }
+
+func testSlowConsumer(t *testing.T, v2 bool) {
 	n := 200_000
 	if testing.Short() {
 		n = 40_000
@@ -66,6 +76,7 @@ func TestSlowConsumer(t *testing.T) {
 		s.log.WindowBytes, s.log.CacheBytes = 1<<20, 1<<20
 		s.sub.PingInterval = time.Hour // no ping among the events, however long this takes
 	})
+	w.v2 = v2
 	slow := w.dialRaw("", small)
 	done := make(chan error, 2)
 	for range cap(done) {
@@ -104,8 +115,14 @@ func TestSlowConsumer(t *testing.T) {
 // is not, however long that goes on.
 func TestStalled(t *testing.T) {
 	t.Parallel()
+	onBothWires(t, testStalled)
+}
+
+func testStalled(t *testing.T, v2 bool) {
+	t.Parallel()
 	const timeout = 2 * time.Second
 	w := newWorld(t, func(s *settings) { s.sub.StallTimeout, s.sub.PingInterval = timeout, 200*time.Millisecond })
+	w.v2 = v2
 	w.feed.posts(20_000, 500) // 7 MB
 	// Neither ever answers a ping: nothing can be concluded from that while bytes are unsent.
 	stalled := w.dialRaw("cursor=1", small)
@@ -232,13 +249,16 @@ func TestPongAfterALongReplay(t *testing.T) {
 }
 
 // TestFallsOffTheBuffer: retention passes a consumer that was sent something already.
-func TestFallsOffTheBuffer(t *testing.T) {
+func TestFallsOffTheBuffer(t *testing.T) { onBothWires(t, testFallsOffTheBuffer) }
+
+func testFallsOffTheBuffer(t *testing.T, v2 bool) {
 	now := start.Time()
 	w := newWorld(t, func(s *settings) {
 		s.log.Now = func() time.Time { return now }
 		s.log.Retention = time.Hour
 		s.log.WindowBytes = 64 << 10
 	})
+	w.v2 = v2
 	w.feed.posts(6000, 100)
 	r := w.dialRaw("cursor=1", small)
 	live := w.dial("")
@@ -251,13 +271,33 @@ func TestFallsOffTheBuffer(t *testing.T) {
 	w.feed.last = event.CursorAt(now)
 	w.feed.posts(10, 5)
 	live.expect(w.feed.all[6000:]) // at the tip nobody falls off
-	n, _, closing := r.drainFrames(w.feed.all[:6000], 0)
-	if n == 0 || n == 6000 || !strings.HasPrefix(string(closing), "\x03\xf0too slow: ") {
-		t.Errorf("after %d messages: closed with %q", n, closing)
+	facts := w.feed.all[:6000]
+	n := 0
+	for ; n < len(facts); n++ {
+		op, p, err := r.frame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if op != websocket.TextMessage || string(p) != facts[n].text(v2) {
+			// The reason says where it stood, on v2 in a frame of its own before.
+			where := facts[n-1].cursor.String()
+			if v2 {
+				where = fmt.Sprint(facts[n-1].cursor.V2Seq())
+				if want := `{"$type":"error","error":"ConsumerTooSlow","message":"too slow: the buffer no longer holds what follows seq ` + where + `"}`; op != websocket.TextMessage || string(p) != want {
+					t.Fatalf("got %d %.200q, want %s", op, p, want)
+				}
+				if op, p, err = r.frame(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if op != websocket.CloseMessage || !strings.HasPrefix(string(p), "\x03\xf0too slow: ") || !strings.HasSuffix(string(p), where) {
+				t.Errorf("after %d messages: closed with %q, which does not say %s", n, p, where)
+			}
+			break
+		}
 	}
-	// The reason says where it stood.
-	if !strings.HasSuffix(string(closing), w.feed.all[n-1].cursor.String()) {
-		t.Errorf("the last message was %d, closed with %q", w.feed.all[n-1].cursor, closing)
+	if n == 0 || n == len(facts) {
+		t.Errorf("it got %d events", n)
 	}
 	r.expectEnd()
 	r.conn.Close()

@@ -124,7 +124,9 @@ func (s *subscriber) serve() {
 // read handles what the consumer sends. When it returns the connection is dead, or the
 // mailbox holds the close frame that ends it.
 func (s *subscriber) read() {
-	s.ws.SetReadLimit(maxOptions)
+	if s.options.wire == v1 {
+		s.ws.SetReadLimit(maxOptions)
+	}
 	hear := func() { s.heard.Store(time.Now().UnixNano()) }
 	s.ws.SetPongHandler(func(string) error { hear(); return nil })
 	s.ws.SetPingHandler(func(data string) error {
@@ -146,7 +148,16 @@ func (s *subscriber) read() {
 			time.Sleep(wait)
 		}
 		messages.take(1)
-		message, err := s.message()
+		_, r, err := s.ws.NextReader()
+		if err == nil && s.options.wire == v2 {
+			s.blame(endedMessage)
+			s.box.close(websocket.ClosePolicyViolation, "this stream takes no messages: its parameters are those of the URL")
+			return
+		}
+		var message []byte
+		if err == nil {
+			message, err = s.message(r)
+		}
 		if errors.Is(err, websocket.ErrReadLimit) {
 			// gorilla has said so already unless the length is absurd (over 63 bits).
 			s.box.close(websocket.CloseMessageTooBig, "")
@@ -178,11 +189,7 @@ func (s *subscriber) read() {
 }
 
 // message reads a message.
-func (s *subscriber) message() ([]byte, error) {
-	_, r, err := s.ws.NextReader()
-	if err != nil {
-		return nil, err
-	}
+func (s *subscriber) message(r io.Reader) ([]byte, error) {
 	small, err := io.ReadAll(io.LimitReader(r, smallMessage))
 	if err != nil || len(small) < smallMessage {
 		return small, err
@@ -203,17 +210,26 @@ func (s *subscriber) message() ([]byte, error) {
 	return append(small, rest...), err
 }
 
-// begin returns the position at which the subscriber's cursor starts.
-func (s *subscriber) begin() event.Cursor {
-	last := s.srv.cfg.Log.Last()
+// begin returns the position at which the subscriber's cursor starts, and a frame that goes
+// out first; nil: none.
+func (s *subscriber) begin() (at event.Cursor, first []byte) {
+	log := s.srv.cfg.Log
+	last := log.Last()
 	switch {
 	case !s.options.live && s.options.cursor <= last:
 	case s.options.hello:
-		return last
+		return last, nil
 	default:
-		return s.tip
+		return s.tip, nil
 	}
-	return max(s.options.cursor, s.srv.cfg.Log.Trimmed()+1) - 1 // the smallest cursor has no predecessor
+	oldest, trimmed := log.Oldest(), log.Trimmed()
+	at = max(s.options.cursor, trimmed+1) - 1 // the smallest cursor has no predecessor
+	// A time between what retention removed and the oldest event is as good as that event.
+	if s.options.timed && s.options.cursor < oldest && (trimmed == 0 || s.options.cursor <= trimmed) {
+		first = s.options.notice(event.AppendInfo(nil, "OutdatedCursor", fmt.Sprintf(
+			"the cursor %d is before the buffer: resumed from its oldest event, seq %d", s.options.cursor, oldest.V2Seq())))
+	}
+	return at, first
 }
 
 // end turns an error of the log's into a close frame.
@@ -221,6 +237,11 @@ func (s *subscriber) end(err error) {
 	switch {
 	case errors.Is(err, eventlog.ErrTrimmed):
 		s.blame(endedTrimmed)
+		if s.options.wire == v2 {
+			reason := fmt.Sprintf("too slow: the buffer no longer holds what follows seq %d", s.at.V2Seq())
+			s.box.end(s.options.notice(event.AppendError(nil, "ConsumerTooSlow", reason)), websocket.ClosePolicyViolation, reason)
+			return
+		}
 		s.box.close(websocket.ClosePolicyViolation, fmt.Sprintf("too slow: the buffer no longer holds what follows cursor %d", s.at))
 	case errors.Is(err, eventlog.ErrClosed):
 		s.box.close(websocket.CloseGoingAway, "the server is shutting down")
@@ -235,12 +256,4 @@ func (s *subscriber) blame(why ending) {
 	if s.ended.CompareAndSwap(false, true) {
 		s.srv.metrics.ended(why)
 	}
-}
-
-// form returns which form of the events the subscriber gets.
-func (s *subscriber) form() eventlog.Form {
-	if s.options.compress {
-		return eventlog.Zstd
-	}
-	return eventlog.JSON
 }

@@ -31,7 +31,7 @@ func (r *raw) drainFrames(facts []fact, n int) (messages int, pongs []string, cl
 		}
 		switch op {
 		case websocket.TextMessage:
-			if messages == len(facts) || string(p) != facts[messages].payload {
+			if messages == len(facts) || string(p) != facts[messages].text(r.v2) {
 				r.t.Fatalf("message %d is %.200q", messages, p)
 			}
 			messages++

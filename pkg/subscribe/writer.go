@@ -210,7 +210,10 @@ func (s *subscriber) finish() outcome {
 // frames, one write of events. A step waits for nothing but the event log.
 func (s *subscriber) advance(w *writer) outcome {
 	if s.srv.closing.Load() {
-		s.box.close(websocket.CloseGoingAway, "the server is shutting down; reconnect with your last time_us as cursor")
+		s.box.close(websocket.CloseGoingAway, [...]string{
+			v1: "the server is shutting down; reconnect with your last time_us as cursor",
+			v2: "the server is shutting down; reconnect with your last seq as cursor",
+		}[s.options.wire])
 	}
 	if s.dead.Load() {
 		return s.finish()
@@ -241,9 +244,12 @@ func (s *subscriber) advance(w *writer) outcome {
 			return s.pause()
 		}
 		s.begun = true
-		s.at = s.begin()
+		s.at, s.tail = s.begin()
 		s.from = s.at
 		s.position.Store(int64(s.at))
+		if len(s.tail) > 0 {
+			return more
+		}
 	}
 	wait, end, err := w.gather(s)
 	switch {

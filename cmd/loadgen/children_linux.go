@@ -31,7 +31,8 @@ type bench struct {
 	relay  *child
 	rate   float64 // events per second that relay was started with; negative: of its own kind
 	daemon *child
-	wrong  []string // what no timing excuses
+	wrong  []string           // what no timing excuses
+	cost   map[string]float64 // of a delivery in µs, by scenario
 }
 
 // newBench starts nothing yet. It must be called by the main goroutine.
@@ -44,7 +45,7 @@ func newBench(cfg benchConfig) (*bench, error) {
 	// lasts until the end.
 	runtime.LockOSThread()
 	b := &bench{bin: cfg.bin, port: cfg.port, seconds: time.Duration(cfg.seconds) * time.Second, only: only,
-		settle: 3 * time.Second, smoke: cfg.smoke, flags: cfg.flags}
+		settle: 3 * time.Second, smoke: cfg.smoke, flags: cfg.flags, cost: map[string]float64{}}
 	if b.smoke {
 		b.settle = 200 * time.Millisecond
 	}

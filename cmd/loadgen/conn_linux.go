@@ -73,6 +73,9 @@ func (l *loop) dial(c *conn) bool {
 
 func (l *loop) handshake(c *conn) []byte {
 	u := *l.config().target
+	if c.v2 {
+		u.Path = "/xrpc/network.bsky.jetstream.subscribeEvents"
+	}
 	query := func(s string) {
 		if u.RawQuery != "" && s != "" {
 			u.RawQuery += "&"

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"slices"
@@ -173,41 +172,72 @@ func (r *replayBench) replays(ctx context.Context) error {
 			want = r.census.byDID[did]
 			query += "&wantedDids=" + did
 		}
-		for _, zstd := range []bool{false, true} {
-			name, s := f.name+", plain", spec{query: query, track: true, most: want.tracker.count}
-			if zstd {
-				name, s = f.name+", zstd", spec{query: query + "&compress=true", sizes: true, most: want.tracker.count}
+		if want.tracker.count == 0 {
+			return fmt.Errorf("%s: there is no such event", f.name)
+		}
+		if err := r.forms(ctx, f.name, spec{query: query}, "compress=true", r.census.events, want); err != nil {
+			return err
+		}
+		if want != &r.census.all {
+			continue
+		}
+		// The v2 wire has other bytes, and all events.
+		id, _, err := r.v2Dictionary(ctx)
+		if err != nil {
+			return err
+		}
+		s := spec{query: query, v2: true, track: true, most: r.full.events}
+		p, err := r.pass(ctx, []spec{s})
+		if err != nil {
+			return fmt.Errorf("v2: %w", err)
+		}
+		all := wanted{tracker: p.streams[0], passed: r.full.events}
+		if all.tracker.count != r.full.events || all.tracker.last < want.tracker.last {
+			return fmt.Errorf("v2: a consumer has %+v of %d events, on v1 %+v", all.tracker, r.full.events, want.tracker)
+		}
+		if err := r.forms(ctx, f.name+", v2", s, "zstdDictionary="+id, r.full.events, &all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forms measures a replay plain and compressed, to one consumer and to many.
+func (r *replayBench) forms(ctx context.Context, name string, of spec, compressed string, events int64, want *wanted) error {
+	for _, zstd := range []bool{false, true} {
+		name, s := name+", plain", of
+		s.track, s.most = true, want.tracker.count
+		if zstd {
+			name = strings.TrimSuffix(name, "plain") + "zstd"
+			s.query += "&" + compressed
+			s.track, s.sizes = false, true
+		}
+		if !r.only.MatchString(name) {
+			continue
+		}
+		expect := want.tracker
+		if zstd {
+			var err error
+			if expect, err = r.unpack(ctx, s, want.tracker); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
 			}
-			if !r.only.MatchString(name) {
-				continue
-			}
-			if want.tracker.count == 0 {
-				return fmt.Errorf("%s: there is no such event", name)
-			}
-			expect := want.tracker
-			if zstd {
-				var err error
-				if expect, err = r.unpack(ctx, s, want.tracker); err != nil {
+		}
+		for _, n := range []int{1, r.crowd()} {
+			row := replayRow{name: name, consumers: n, events: events, wanted: *want}
+			for range r.repeat {
+				p, err := r.pass(ctx, slices.Repeat([]spec{s}, n))
+				if err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
-			}
-			for _, n := range []int{1, r.crowd()} {
-				row := replayRow{name: name, consumers: n, events: r.census.events, wanted: *want}
-				for range r.repeat {
-					p, err := r.pass(ctx, slices.Repeat([]spec{s}, n))
-					if err != nil {
-						return fmt.Errorf("%s: %w", name, err)
+				for _, got := range p.streams {
+					if got != expect {
+						r.fail(name, "a consumer has %+v, want %+v", got, expect)
+						break
 					}
-					for _, got := range p.streams {
-						if got != expect {
-							r.fail(name, "a consumer has %+v, want %+v", got, expect)
-							break
-						}
-					}
-					row.passes = append(row.passes, p)
 				}
-				fmt.Fprintln(r.w, &row)
+				row.passes = append(row.passes, p)
 			}
+			fmt.Fprintln(r.w, &row)
 		}
 	}
 	return nil
@@ -216,12 +246,8 @@ func (r *replayBench) replays(ctx context.Context) error {
 // unpack has a compressed replay looked into, which takes longer than sending it does, and
 // returns what the sizes alone must be of every one that is the same.
 func (r *replayBench) unpack(ctx context.Context, s spec, plain tracker) (sizes tracker, err error) {
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/dictionary", r.port+1))
-	if err != nil {
-		return tracker{}, err
-	}
-	defer resp.Body.Close()
-	dictionary, err := io.ReadAll(resp.Body)
+	// A daemon of a benchmark has one dictionary.
+	_, dictionary, err := r.v2Dictionary(ctx)
 	if err != nil {
 		return tracker{}, err
 	}

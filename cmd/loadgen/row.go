@@ -48,6 +48,7 @@ type row struct {
 	target     string
 	measured   string
 	met        bool
+	than       float64 // what a delivery cost in the scenario that it is compared with; 0: not measured
 }
 
 // above is the daemon's CPU beyond what it uses without consumers.

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +26,7 @@ type scenario struct {
 	filled bool // the window is full before, so that memory shows nothing but consumers
 	target string
 	judge  func(r *row) (measured string, met bool)
+	than   string // the scenario that it is compared with, which comes before it
 }
 
 func scenarios() []scenario {
@@ -68,6 +71,28 @@ func scenarios() []scenario {
 			},
 		})
 	}
+	for _, form := range []string{"plain", "zstd"} {
+		all = append(all, scenario{
+			name: "i: 100 of everything, v2, " + form, consumers: 100, rate: 500, run: load, than: "a: 100 of everything, " + form,
+			specs: func(ctx context.Context, b *bench, n int) ([]spec, error) {
+				s := spec{v2: true}
+				if form == "zstd" {
+					id, _, err := b.v2Dictionary(ctx)
+					if err != nil {
+						return nil, err
+					}
+					s.query = "zstdDictionary=" + id
+				}
+				return slices.Repeat([]spec{s}, n), nil
+			},
+			timed: true, target: "1.5 × v1's", judge: func(r *row) (string, bool) {
+				if r.than == 0 {
+					return fmt.Sprintf("%.2f µs/delivery; v1 was not measured", r.perDelivery()), false
+				}
+				return fmt.Sprintf("%.2f µs/delivery, %.2f × v1's", r.perDelivery(), r.perDelivery()/r.than), r.perDelivery() <= 1.5*r.than
+			},
+		})
+	}
 	return append(all,
 		scenario{name: "f: slow readers", consumers: 97, rate: 2000, run: slowReaders},
 		scenario{name: "g: restart, SIGTERM", consumers: 2000, rate: 200, run: restart},
@@ -93,7 +118,7 @@ func aboveNone(most float64) func(*row) (string, bool) {
 // load measures a fresh daemon without and then with consumers. Few of them cost less than
 // what ingest costs wavers: then it is done in turn, several times.
 func load(ctx context.Context, b *bench, s *scenario, show func(*row)) error {
-	r := row{name: s.name, consumers: b.few(s.consumers), target: s.target}
+	r := row{name: s.name, consumers: b.few(s.consumers), target: s.target, than: b.cost[s.than]}
 	var err error
 	if s.filled {
 		err = b.filledDaemon(ctx, s.rate)
@@ -117,8 +142,24 @@ func load(ctx context.Context, b *bench, s *scenario, show func(*row)) error {
 		}
 	}
 	r.measured, r.met = s.judge(&r)
+	b.cost[s.name] = r.perDelivery()
 	show(&r)
 	return nil
+}
+
+// v2Dictionary returns the dictionary that the v2 wire offers, and its id.
+func (b *bench) v2Dictionary(ctx context.Context) (id string, dictionary []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/xrpc/network.bsky.jetstream.getZstdDictionary", b.port+1), nil)
+	if err != nil {
+		return "", nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", nil, err
+	}
+	defer resp.Body.Close()
+	dictionary, err = io.ReadAll(resp.Body)
+	return resp.Header.Get("Zstd-Dictionary-Id"), dictionary, err
 }
 
 // round adds to a row what the daemon does without and then with consumers.

@@ -53,6 +53,7 @@ const swarmPause = 3 * time.Millisecond
 // spec is what one consumer asks for and how it behaves.
 type spec struct {
 	query  string  // without the cursor
+	v2     bool    // of subscribeEvents
 	cursor int64   // 0: live
 	track  bool    // check its stream: see tracker
 	sizes  bool    // the same for one that is compressed, of which only sizes are seen

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
+
+	"slipstream/pkg/event"
 )
 
-// tracker checks the stream of one consumer, over any number of connections: time_us
-// grows, and a connection that resumes begins with the event that the last one ended with.
+// tracker checks the stream of one consumer, over any number of connections: time_us grows,
+// or on the v2 wire seq, which is the same number counted from another moment, and a
+// connection that resumes begins with the event that the last one ended with.
 // Two consumers that began at the same cursor and have the same last have received the same
 // if the rest of their trackers is the same too.
 type tracker struct {
@@ -20,21 +22,30 @@ type tracker struct {
 // trackPeek is how much of an event is looked at: time_us is behind the DID.
 const trackPeek = 200
 
-var timeField = []byte(`"time_us":`)
+var (
+	timeField    = []byte(`"time_us":`)
+	seqField     = []byte(`"seq":`)
+	messageStart = []byte(`{"$type":"message"`)
+)
 
 // saw takes the beginning of an event whose frame has so many bytes.
 func (t *tracker) saw(payload []byte, size int) error {
-	i := bytes.Index(payload, timeField)
+	field, epoch := timeField, int64(0)
+	if bytes.HasPrefix(payload, messageStart) {
+		field, epoch = seqField, int64(event.Epoch)
+	}
+	i := bytes.Index(payload, field)
 	if i < 0 {
-		return errors.New("an event without time_us")
+		return fmt.Errorf("an event without %s", bytes.Trim(field, `":`))
 	}
 	var at int64
-	for _, digit := range payload[i+len(timeField):] {
+	for _, digit := range payload[i+len(field):] {
 		if digit < '0' || digit > '9' {
 			break
 		}
 		at = at*10 + int64(digit-'0')
 	}
+	at += epoch
 	if t.again {
 		if t.again = false; at != t.last {
 			return fmt.Errorf("resumed at cursor %d, but %d came first", t.last, at)

@@ -213,6 +213,43 @@ func mixture(w *world, n int) *eventlog.Chunk {
 	return w.feed.seal(w.log.Last())
 }
 
+// BenchmarkDerive makes what a chunk does not hold, beside its compression in ingest.
+func BenchmarkDerive(b *testing.B) {
+	w := newWorld(b, func(s *settings) { s.idle = true })
+	w.feed.bulk = true
+	w.feed.post(1000)
+	c := w.feed.seal(0)
+	perEvent := func(b *testing.B) {
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(c.Entries)), "ns/event")
+	}
+	b.Run("reference=compress", func(b *testing.B) {
+		frames, err := w.log.Payload(c, eventlog.JSON)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var dst []byte
+		b.ReportAllocs()
+		for b.Loop() {
+			dst = dst[:0]
+			for i := range c.Entries {
+				dst = compressor().AppendBinary(dst, event.Payload(frames[c.Start(i, eventlog.JSON):c.Entries[i].End[eventlog.JSON]]))
+			}
+		}
+		perEvent(b)
+	})
+	for _, zstd := range []bool{false, true} {
+		b.Run(fmt.Sprint("v2/zstd=", zstd), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := w.srv.DeriveV2(c, zstd); err != nil {
+					b.Fatal(err)
+				}
+			}
+			perEvent(b)
+		})
+	}
+}
+
 // BenchmarkDispatch looks a chunk of 20 events up in the interest index. Its time is per
 // event, for all consumers together.
 func BenchmarkDispatch(b *testing.B) {

@@ -24,7 +24,7 @@
 // pair of wire and dictionary is derived from those: for a whole chunk, once, into the event
 // log's cache, where everybody finds it as long as it is in use; or, where a replay wants
 // little of a block on disk, for its own events only. A v2 message is spliced out of the v1
-// text and costs a fifth of a microsecond, its compression as much as in ingest; nothing is
+// text and costs a tenth of a microsecond, its compression as much as in ingest; nothing is
 // done, or kept, as long as nobody asks. Storing a third form lost: half as much disk again,
 // for a few consumers.
 //

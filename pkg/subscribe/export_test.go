@@ -198,6 +198,16 @@ func (p *Puller) Join() {
 	p.s.srv.interest.set(p.s, f)
 }
 
+// DeriveV2 makes the v2 form of a chunk.
+func (s *Server) DeriveV2(c *eventlog.Chunk, zstd bool) error {
+	e := encoding{wire: v2}
+	if zstd {
+		e.zstd = s.cfg.Dictionaries.Current()
+	}
+	_, err := e.derive(s.cfg.Log, c)
+	return err
+}
+
 // Dispatch looks a chunk up in the interest index and returns how many it names,
 // possibly several times each.
 func (s *Server) Dispatch(c *eventlog.Chunk) (n int) {

@@ -63,7 +63,7 @@ func notImplemented(w http.ResponseWriter, r *http.Request) {
 func (s *Server) getZstdDictionary(w http.ResponseWriter, r *http.Request) {
 	query, err := parseStrict(r.URL.RawQuery, "id")
 	current := s.cfg.Dictionaries.Current().ID()
-	id := current
+	id := uint64(current)
 	if err == nil && query.Has("id") {
 		id, err = parseID("id", query.Get("id"))
 	}
@@ -71,7 +71,7 @@ func (s *Server) getZstdDictionary(w http.ResponseWriter, r *http.Request) {
 		answerXRPC(w, http.StatusBadRequest, invalidRequest, err.Error())
 		return
 	}
-	if !s.serveDictionary(w, r, id, query.Has("id")) {
+	if id > math.MaxUint32 || !s.serveDictionary(w, r, uint32(id), query.Has("id")) {
 		answerXRPC(w, http.StatusNotFound, dictionaryNotFound, fmt.Sprintf("there is no dictionary %d here; the current one is %d", id, current))
 	}
 }
@@ -92,6 +92,10 @@ func (s *Server) subscribeEvents(w http.ResponseWriter, r *http.Request) {
 		askForUpgrade(w)
 		answerXRPC(w, http.StatusUpgradeRequired, invalidRequest, websocketOnly(r))
 		return
+	}
+	// gorilla looks at the first line only, of a header that may have several.
+	if lines := r.Header["Sec-Websocket-Protocol"]; len(lines) > 1 {
+		r.Header.Set("Sec-WebSocket-Protocol", strings.Join(lines, ", "))
 	}
 	if refused := s.accept(w, r, o); refused != nil {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
@@ -126,7 +130,10 @@ func (s *Server) parseV2(r *http.Request) (o options, err error) {
 		if err != nil {
 			return o, err
 		}
-		if o.zstd = s.cfg.Dictionaries.Find(id); o.zstd == nil {
+		if id <= math.MaxUint32 {
+			o.zstd = s.cfg.Dictionaries.Find(uint32(id))
+		}
+		if o.zstd == nil {
 			return o, &xrpcError{unknownZstdDictionary, fmt.Sprintf("zstdDictionary: there is no dictionary %d here; the current one is %d", id, s.cfg.Dictionaries.Current().ID())}
 		}
 	}
@@ -155,13 +162,13 @@ func (s *Server) parseCursorV2(o *options, text string) error {
 	return nil
 }
 
-// parseID reads the id of a dictionary.
-func parseID(name, text string) (uint32, error) {
-	id, err := strconv.ParseUint(text, 10, 32)
+// parseID reads the id of a dictionary, or of one that there cannot be: an id has 32 bits.
+func parseID(name, text string) (uint64, error) {
+	id, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || id == 0 {
 		return 0, fmt.Errorf("%s: %s is not the id of a dictionary, a number from 1 on", name, quote(text))
 	}
-	return uint32(id), nil
+	return id, nil
 }
 
 // lists are the parameters that may be repeated, with how often.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"math/rand/v2"
 	"net/http/httptest"
 	"os"
@@ -169,6 +170,50 @@ func (e *v1Event) matches(want *simrelay.Expected) string {
 	return ""
 }
 
+// v2Witness is a consumer of the v2 wire, over any number of connections.
+type v2Witness struct {
+	last    int64 // the newest seq
+	message []byte
+	seqs    []int64 // of all events that v1 has, too
+}
+
+// watch goes on from the last seq until the connection ends, or until a seq has come.
+func (w *v2Witness) watch(t testing.TB, addr string, until int64) {
+	ws, _, err := websocket.DefaultDialer.Dial(fmt.Sprintf("ws://%s%s?cursor=%d", addr, v2Path, w.last), nil)
+	if err != nil {
+		return // killed meanwhile; what is missing is seen at the end
+	}
+	defer ws.Close()
+	for resumed := w.last != 0; w.last < until; resumed = false {
+		ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_, message, err := ws.ReadMessage()
+		if err != nil {
+			return
+		}
+		// What a message is made of is for other tests: this one reads a million of them.
+		_, rest, _ := bytes.Cut(message, []byte(`"seq":`))
+		digits, _, _ := bytes.Cut(rest, []byte{','})
+		seq, err := strconv.ParseInt(string(digits), 10, 64)
+		switch {
+		case err != nil:
+			t.Errorf("v2: %v in %s", err, message)
+			return
+		case resumed && !bytes.Equal(message, w.message):
+			t.Errorf("v2: after a kill the last event comes back as\n%s, it was\n%s", message, w.message)
+			return
+		case resumed:
+			continue
+		case seq <= w.last:
+			t.Errorf("v2: seq %d after %d", seq, w.last)
+			return
+		}
+		w.last, w.message = seq, message
+		if !bytes.Contains(message[:min(len(message), 100)], []byte("#sync")) {
+			w.seqs = append(w.seqs, seq)
+		}
+	}
+}
+
 // killsEnv is how often TestKill kills the daemon, other than twenty times: make soak.
 const killsEnv = "SLIPSTREAM_TEST_KILLS"
 
@@ -255,6 +300,8 @@ func TestKill(t *testing.T) {
 			history = append(history, seen{last, maphash.Bytes(hash, message)})
 		}
 	}
+	// A consumer of the other wire comes with it to every life.
+	var other v2Witness
 	interrupted := 0
 	for i := range kills {
 		p := launch()
@@ -266,8 +313,14 @@ func TestKill(t *testing.T) {
 		}
 		waitHealthy(t, addr)
 		time.AfterFunc(time.Duration(5+rng.IntN(120))*time.Millisecond, func() { p.cmd.Process.Kill() })
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			other.watch(t, addr, math.MaxInt64)
+		}()
 		receive(time.Now().Add(10 * time.Second)) // until the kill ends the connection
 		p.wait()
+		<-watched
 		if relay.LastSeq() < simrelay.DefaultFirstSeq+total-1 {
 			interrupted++
 		}
@@ -310,6 +363,15 @@ func TestKill(t *testing.T) {
 	}
 	if message, err := r.next(300 * time.Millisecond); err == nil {
 		t.Fatalf("replay: one event too many: %s", message)
+	}
+	other.watch(t, addr, last-v2Epoch)
+	for i, seq := range other.seqs {
+		if i >= len(history) || seq != history[i].us-v2Epoch {
+			t.Fatalf("v2: event %d has seq %d; v1 had %d events, this one at another time_us", i, seq, len(history))
+		}
+	}
+	if len(other.seqs) != len(history) {
+		t.Errorf("v2: %d events but syncs, v1 had %d", len(other.seqs), len(history))
 	}
 	p.signal(syscall.SIGTERM)
 	if err := p.wait(); err != nil {

@@ -47,11 +47,18 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	dictionary, err := readDictionary(cfg.ZstdDictionary)
+	var dictionary []byte
+	if cfg.ZstdDictionary != "" {
+		var err error
+		if dictionary, _, err = readDictionary(cfg.ZstdDictionary); err != nil {
+			return fmt.Errorf("--zstd-dictionary %s: %w", cfg.ZstdDictionary, err)
+		}
+	}
+	dir, err := prepareDataDir(cfg.DataDir, log)
 	if err != nil {
 		return err
 	}
-	known, err := event.NewDictionaries(dictionaries.Current(), dictionaries.All()...)
+	known, err := knownDictionaries(keptIn(cfg.DataDir), log)
 	if err != nil {
 		return err
 	}
@@ -59,10 +66,6 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		if err := known.SetPrimary(dictionary); err != nil {
 			return fmt.Errorf("--zstd-dictionary %s: %w", cfg.ZstdDictionary, err)
 		}
-	}
-	dir, err := prepareDataDir(cfg.DataDir, log)
-	if err != nil {
-		return err
 	}
 	public, err := net.Listen("tcp", cfg.ListenAddr)
 	if err != nil {
@@ -176,6 +179,17 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	return nil
 }
 
+// knownDictionaries are those built in, of which the current one is the primary, and those kept.
+func knownDictionaries(kept keptDictionaries, log *slog.Logger) (*event.Dictionaries, error) {
+	more, err := kept.load(func(file string, err error) {
+		log.Warn("a file among the dictionaries is ignored", "file", file, "err", err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return event.NewDictionaries(dictionaries.Current(), append(dictionaries.All(), more...)...)
+}
+
 // replay returns how far back one can replay.
 func replay(events *eventlog.Log) time.Duration {
 	oldest := events.Oldest()
@@ -227,7 +241,7 @@ func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
 		return "", refuse(err)
 	}
 	for _, e := range entries {
-		if e.Name() != "slipstream" {
+		if e.Name() != "slipstream" && e.Name() != keptName {
 			others = append(others, e.Name())
 		}
 	}

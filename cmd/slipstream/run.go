@@ -20,8 +20,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"slipstream/dictionaries"
-	"slipstream/pkg/event"
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
 	"slipstream/pkg/ingest"
@@ -47,26 +45,15 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	var dictionary []byte
-	if cfg.ZstdDictionary != "" {
-		var err error
-		if dictionary, _, err = readDictionary(cfg.ZstdDictionary); err != nil {
-			return fmt.Errorf("--zstd-dictionary %s: %w", cfg.ZstdDictionary, err)
-		}
-	}
 	dir, err := prepareDataDir(cfg.DataDir, log)
 	if err != nil {
 		return err
 	}
-	known, err := knownDictionaries(keptIn(cfg.DataDir), log)
+	legacy, err := newLegacy(cfg, log)
 	if err != nil {
 		return err
 	}
-	if dictionary != nil {
-		if err := known.SetPrimary(dictionary); err != nil {
-			return fmt.Errorf("--zstd-dictionary %s: %w", cfg.ZstdDictionary, err)
-		}
-	}
+	known := legacy.known
 	public, err := net.Listen("tcp", cfg.ListenAddr)
 	if err != nil {
 		return fmt.Errorf("--listen-addr: %w", err)
@@ -88,6 +75,9 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	if err != nil {
 		return err
+	}
+	if err := legacy.keep(); err != nil {
+		return errors.Join(err, events.Close())
 	}
 	copies, err := newCheckpoints(dir, events, log)
 	if err != nil {
@@ -134,6 +124,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		}, log)
 	})
 	stopIngest, ingestDone := part(ingester.Run)
+	stopLegacy, legacyDone := part(legacy.run)
 	if files.needed > files.limit {
 		log.Warn("the limit of file descriptors is too low: raise it (ulimit -n; LimitNOFILE= in systemd)",
 			"limit", files.limit, "needed", files.needed, "max_subscribers", files.consumers)
@@ -153,7 +144,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		name string
 		stop func()
 		done chan struct{}
-	}{{"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
+	}{{"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
 		p.stop()
 		// A store that has failed may never let go of those who wait for it.
 		if isFailure(ctx) && p.name == "ingest" {
@@ -177,17 +168,6 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond), "last_cursor", events.Last())
 	return nil
-}
-
-// knownDictionaries are those built in, of which the current one is the primary, and those kept.
-func knownDictionaries(kept keptDictionaries, log *slog.Logger) (*event.Dictionaries, error) {
-	more, err := kept.load(func(file string, err error) {
-		log.Warn("a file among the dictionaries is ignored", "file", file, "err", err)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return event.NewDictionaries(dictionaries.Current(), append(dictionaries.All(), more...)...)
 }
 
 // replay returns how far back one can replay.

@@ -335,20 +335,20 @@ func TestVerifyDictionary(t *testing.T) {
 	}
 	_, upstream := startRelay(t, simrelay.Config{Seed: 32, Loop: 100, Total: 300})
 	cfg := testConfig(t, upstream)
-	cfg.ZstdDictionary = file
+	cfg.LegacyDictionary = file
 	d := startDaemon(t, cfg)
 	awaitSeq(t, d.metrics, simrelay.DefaultFirstSeq+300-1)
 	if err := d.stop(); err != nil {
 		t.Fatal(err)
 	}
-	kept := keptIn(cfg.DataDir)
-	verifyFails(t, cfg.DataDir, "dictionary 4711", kept.dir)
-	if err := kept.keep(otherDictionary(4711)); err != nil {
-		t.Fatal(err)
-	}
 	if out, err := runCommand(t.Context(), "verify", "--data-dir", cfg.DataDir); err != nil {
 		t.Errorf("with the dictionary: %q, %v", out, err)
 	}
+	kept := keptIn(cfg.DataDir)
+	if err := os.Remove(kept.file(4711)); err != nil {
+		t.Fatal(err)
+	}
+	verifyFails(t, cfg.DataDir, "dictionary 4711", kept.dir)
 }
 
 // Where there is nothing to look at, one sentence says so; a log without events is in order.

@@ -19,7 +19,7 @@ relay() { # $1: how many frames
 }
 daemon() {
 	"$dir/slipstream" serve --upstream-url ws://127.0.0.1:16110 --upstream-cursor 0 --data-dir "$dir/data" \
-		--listen-addr 127.0.0.1:16108 --metrics-listen-addr 127.0.0.1:16109 --log-level error & daemon=$!
+		--listen-addr 127.0.0.1:16108 --metrics-listen-addr 127.0.0.1:16109 --legacy-dictionary off --log-level error & daemon=$!
 }
 watch() { "$dir/loadgen" watch --pid $daemon --metrics http://127.0.0.1:16109/metrics "$@"; }
 heading=--heading

@@ -15,7 +15,7 @@ answers() { for i in $(seq 100); do curl -fs "$1" >/dev/null && return; sleep 0.
 "$dir/simrelay" --listen-addr 127.0.0.1:16110 --loop 4000 --records "$records" --rate "$rate" >/dev/null 2>&1 & relay=$!
 answers http://127.0.0.1:16110/xrpc/_health
 "$dir/slipstream" serve --upstream-url ws://127.0.0.1:16110 --data-dir "$dir/data" \
-	--listen-addr 127.0.0.1:16108 --metrics-listen-addr 127.0.0.1:16109 --log-level warn & daemon=$!
+	--listen-addr 127.0.0.1:16108 --metrics-listen-addr 127.0.0.1:16109 --legacy-dictionary off --log-level error & daemon=$!
 answers http://127.0.0.1:16109/readyz
 "$dir/loadgen" consume --url ws://127.0.0.1:16108/subscribe --consumers 12 --relay ws://127.0.0.1:16110 --duration "${seconds}s" >"$dir/latency" & swarm=$!
 "$dir/loadgen" watch --pid $daemon --metrics http://127.0.0.1:16109/metrics --heading --duration "$((seconds - 1))s" --label "$rate frames/s, 12 consumers"

@@ -10,7 +10,7 @@ trap 'exit 0' INT TERM
 simulate= serve=
 bin/simrelay --listen-addr "$relay" --rate 20 2>"$dir/simulate.log" >&2 & simulate=$!
 bin/slipstream serve --upstream-url "ws://$relay" --upstream-cursor 0 --listen-addr "$consumers" \
-	--metrics-listen-addr "$admin" --data-dir "$dir/data" --log-level warn & serve=$!
+	--metrics-listen-addr "$admin" --data-dir "$dir/data" --legacy-dictionary off --log-level error & serve=$!
 cat >&2 <<END
 A simulated relay is at ws://$relay, Slipstream at ws://$consumers, its metrics at http://$admin/metrics.
 In another terminal, for posts only:

@@ -178,7 +178,7 @@ func (b *bench) dataDir() string { return filepath.Join(b.dir, "data") }
 
 // startDaemon starts a daemon with the data dir as it is.
 func (b *bench) startDaemon(ctx context.Context, flags ...string) (err error) {
-	args := []string{"serve", "--upstream-url", b.relayURL(), "--data-dir", b.dataDir(), "--log-level", "error",
+	args := []string{"serve", "--upstream-url", b.relayURL(), "--data-dir", b.dataDir(), "--log-level", "error", "--legacy-dictionary", "off",
 		"--listen-addr", fmt.Sprintf("127.0.0.1:%d", b.port+1), "--metrics-listen-addr", fmt.Sprintf("127.0.0.1:%d", b.port+2)}
 	if b.daemon, err = b.start("slipstream", slices.Concat(args, flags, b.flags)...); err != nil {
 		return err

@@ -26,7 +26,11 @@ import (
 )
 
 // The test binary is also the program, for the tests that need a process to kill.
+// Neither asks the network for anything.
 func TestMain(m *testing.M) {
+	if _, set := os.LookupEnv("SLIPSTREAM_LEGACY_DICTIONARY"); !set {
+		os.Setenv("SLIPSTREAM_LEGACY_DICTIONARY", legacyOff)
+	}
 	if os.Getenv("SLIPSTREAM_TEST_MAIN") != "" {
 		main()
 		os.Exit(0)

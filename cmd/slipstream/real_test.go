@@ -52,7 +52,7 @@ func TestLegacyDictionary(t *testing.T) {
 	if cfg.UpstreamURL, err = firehose.ParseURL(upstream); err != nil {
 		t.Fatal(err)
 	}
-	cfg.ZstdDictionary = file
+	cfg.LegacyDictionary = file
 	d = startDaemon(t, cfg)
 	ws := dial(t, d.addr, "cursor=0&compress=true")
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderDicts(legacy), zstd.WithDecoderConcurrency(1))

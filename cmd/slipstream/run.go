@@ -20,8 +20,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"slipstream/dictionaries"
-	"slipstream/pkg/event"
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
 	"slipstream/pkg/ingest"
@@ -47,23 +45,15 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	dictionary, err := readDictionary(cfg.ZstdDictionary)
-	if err != nil {
-		return err
-	}
-	known, err := event.NewDictionaries(dictionaries.Current(), dictionaries.All()...)
-	if err != nil {
-		return err
-	}
-	if dictionary != nil {
-		if err := known.SetPrimary(dictionary); err != nil {
-			return fmt.Errorf("--zstd-dictionary %s: %w", cfg.ZstdDictionary, err)
-		}
-	}
 	dir, err := prepareDataDir(cfg.DataDir, log)
 	if err != nil {
 		return err
 	}
+	legacy, err := newLegacy(cfg, log)
+	if err != nil {
+		return err
+	}
+	known := legacy.known
 	public, err := net.Listen("tcp", cfg.ListenAddr)
 	if err != nil {
 		return fmt.Errorf("--listen-addr: %w", err)
@@ -85,6 +75,9 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	if err != nil {
 		return err
+	}
+	if err := legacy.keep(); err != nil {
+		return errors.Join(err, events.Close())
 	}
 	copies, err := newCheckpoints(dir, events, log)
 	if err != nil {
@@ -131,6 +124,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		}, log)
 	})
 	stopIngest, ingestDone := part(ingester.Run)
+	stopLegacy, legacyDone := part(legacy.run)
 	if files.needed > files.limit {
 		log.Warn("the limit of file descriptors is too low: raise it (ulimit -n; LimitNOFILE= in systemd)",
 			"limit", files.limit, "needed", files.needed, "max_subscribers", files.consumers)
@@ -150,7 +144,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		name string
 		stop func()
 		done chan struct{}
-	}{{"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
+	}{{"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
 		p.stop()
 		// A store that has failed may never let go of those who wait for it.
 		if isFailure(ctx) && p.name == "ingest" {
@@ -227,7 +221,7 @@ func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
 		return "", refuse(err)
 	}
 	for _, e := range entries {
-		if e.Name() != "slipstream" {
+		if e.Name() != "slipstream" && e.Name() != keptName {
 			others = append(others, e.Name())
 		}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -43,7 +42,8 @@ type Config struct {
 	MaxFilterDIDs       int
 	TrustedProxies      []netip.Prefix
 	StallTimeout        time.Duration
-	ZstdDictionary      string
+	LegacyDictionary    string // auto, off or a file; "": off
+	LegacyDictionaryURL string
 	LogLevel            slog.Level
 	LogFormat           string
 }
@@ -102,8 +102,10 @@ func serveCommand() *cli.Command {
 				Usage: "`addresses` or CIDR networks of proxies whose X-Forwarded-For is believed; repeatable, or joined with commas (default: none)"},
 			&cli.DurationFlag{Name: "stall-timeout", Value: 2 * time.Minute, Sources: env("STALL_TIMEOUT"),
 				Usage: "how long a consumer may take nothing at all before it is disconnected"},
-			&cli.StringFlag{Name: "zstd-dictionary", Sources: env("ZSTD_DICTIONARY"),
-				Usage: "dictionary `file` for compress=true instead of the one built in, such as the one v1 clients have built in"},
+			&cli.StringFlag{Name: "legacy-dictionary", Value: legacyAuto, Sources: env("LEGACY_DICTIONARY"),
+				Usage: "the zstd dictionary that v1 clients have built in, for compress=true; auto: download it once; off: use our own; or a `FILE`"},
+			&cli.StringFlag{Name: "legacy-dictionary-url", Value: legacyURL, Sources: env("LEGACY_DICTIONARY_URL"),
+				Usage: "`URL` to download it from; what comes must be the same bytes"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Sources: env("LOG_LEVEL"), Usage: "debug, info, warn or error"},
 			&cli.StringFlag{Name: "log-format", Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json"},
 		},
@@ -135,7 +137,8 @@ func configOf(cmd *cli.Command) (Config, error) {
 		MaxSubscribersPerIP: cmd.Int("max-subscribers-per-ip"),
 		MaxFilterDIDs:       cmd.Int("max-filter-dids"),
 		StallTimeout:        cmd.Duration("stall-timeout"),
-		ZstdDictionary:      cmd.String("zstd-dictionary"),
+		LegacyDictionary:    cmd.String("legacy-dictionary"),
+		LegacyDictionaryURL: cmd.String("legacy-dictionary-url"),
 		LogFormat:           cmd.String("log-format"),
 	}
 	var err error
@@ -177,6 +180,8 @@ func configOf(cmd *cli.Command) (Config, error) {
 		{"max-subscribers-per-ip", cfg.MaxSubscribersPerIP < 0, "use a positive number, or 0 for no limit"},
 		{"max-filter-dids", cfg.MaxFilterDIDs <= 0, "use a positive number"},
 		{"stall-timeout", cfg.StallTimeout < time.Second, "use at least 1s"},
+		{"legacy-dictionary", cfg.LegacyDictionary == "", "use auto, off or a file"},
+		{"legacy-dictionary-url", !validHTTP(cfg.LegacyDictionaryURL), "use a URL of http or https"},
 		{"log-format", cfg.LogFormat != "text" && cfg.LogFormat != "json", "use text or json"},
 	} {
 		if check.wrong {
@@ -261,20 +266,4 @@ func newLogger(w io.Writer, cfg Config) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// readDictionary returns the file's contents, or nil if there is no file to read.
-func readDictionary(file string) ([]byte, error) {
-	if file == "" {
-		return nil, nil
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		var path *os.PathError
-		if errors.As(err, &path) {
-			err = path.Err
-		}
-		return nil, fmt.Errorf("--zstd-dictionary %s: %w", file, err)
-	}
-	return b, nil
 }

@@ -279,8 +279,9 @@ func TestBadFlags(t *testing.T) {
 		{"trusted-proxies", "10.0.0.1,", nil},
 		{"stall-timeout", "2", []string{"SLIPSTREAM_STALL_TIMEOUT"}},
 		{"stall-timeout", "10ms", []string{"SLIPSTREAM_STALL_TIMEOUT"}},
-		{"zstd-dictionary", filepath.Join(nowhere, "dictionary"), []string{"SLIPSTREAM_ZSTD_DICTIONARY"}},
-		{"zstd-dictionary", nowhere, nil}, // empty: no dictionary
+		{"legacy-dictionary", "", nil},
+		{"legacy-dictionary-url", "ftp://dictionaries.example/d", []string{"SLIPSTREAM_LEGACY_DICTIONARY_URL"}},
+		{"legacy-dictionary-url", "dictionary", nil},
 		{"log-level", "loud", []string{"SLIPSTREAM_LOG_LEVEL"}},
 		{"log-format", "xml", []string{"SLIPSTREAM_LOG_FORMAT"}},
 	} {
@@ -362,7 +363,8 @@ func TestEnvironment(t *testing.T) {
 		{"SLIPSTREAM_TRUSTED_PROXIES", "10.1.2.3/8, ::1,::ffff:192.0.2.1,::ffff:172.16.0.0/108", func(c Config) any { return c.TrustedProxies },
 			"[10.0.0.0/8 ::1/128 192.0.2.1/32 172.16.0.0/12]"},
 		{"SLIPSTREAM_STALL_TIMEOUT", "9s", func(c Config) any { return c.StallTimeout }, 9 * time.Second},
-		{"SLIPSTREAM_ZSTD_DICTIONARY", "/d", func(c Config) any { return c.ZstdDictionary }, "/d"},
+		{"SLIPSTREAM_LEGACY_DICTIONARY", "/d", func(c Config) any { return c.LegacyDictionary }, "/d"},
+		{"SLIPSTREAM_LEGACY_DICTIONARY_URL", "http://127.0.0.1:1/d", func(c Config) any { return c.LegacyDictionaryURL }, "http://127.0.0.1:1/d"},
 		{"SLIPSTREAM_LOG_LEVEL", "DEBUG", func(c Config) any { return c.LogLevel }, slog.LevelDebug},
 		{"SLIPSTREAM_LOG_FORMAT", "json", func(c Config) any { return c.LogFormat }, "json"},
 	} {
@@ -377,6 +379,13 @@ func TestEnvironment(t *testing.T) {
 		cfg := config(t, "--trusted-proxies", "10.0.0.0/8", "--trusted-proxies", "192.0.2.1,192.0.2.2")
 		if got, want := fmt.Sprint(cfg.TrustedProxies), "[10.0.0.0/8 192.0.2.1/32 192.0.2.2/32]"; got != want {
 			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+	t.Run("legacy dictionary", func(t *testing.T) {
+		t.Setenv("SLIPSTREAM_LEGACY_DICTIONARY", "") // to be put back
+		os.Unsetenv("SLIPSTREAM_LEGACY_DICTIONARY")
+		if cfg := config(t); cfg.LegacyDictionary != legacyAuto || cfg.LegacyDictionaryURL != legacyURL {
+			t.Errorf("the default is %s, %s", cfg.LegacyDictionary, cfg.LegacyDictionaryURL)
 		}
 	})
 	t.Run("order", func(t *testing.T) {

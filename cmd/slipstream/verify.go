@@ -23,16 +23,16 @@ func verifyCommand() *cli.Command {
 		Name:         "verify",
 		Usage:        "read all that a data dir holds and check it, also beside a running daemon; exit status 1 at the first violation",
 		OnUsageError: usageError,
-		Flags: bufferFlags(
-			&cli.StringFlag{Name: "zstd-dictionary", Sources: env("ZSTD_DICTIONARY"),
-				Usage: "dictionary `file` that the daemon was given, beside those built in"},
-		),
+		Flags:        bufferFlags(),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			checker, err := newChecker(cmd.String("zstd-dictionary"))
-			if err != nil {
-				return err
-			}
 			return withBuffer(ctx, cmd, func(ctx context.Context, b *buffer) error {
+				// Now that the store is open: a daemon keeps a dictionary before it uses it.
+				checker, err := newChecker(keptIn(cmd.String("data-dir")), func(file string, err error) {
+					fmt.Fprintf(cmd.Root().ErrWriter, "slipstream: %s is ignored: %v\n", file, err)
+				})
+				if err != nil {
+					return err
+				}
 				bar := io.Discard
 				if w := cmd.Root().ErrWriter; isTerminal(w) {
 					bar = w
@@ -46,28 +46,25 @@ func verifyCommand() *cli.Command {
 // checker holds events against their index. It knows what package eventlog does not: what an
 // event looks like.
 type checker struct {
+	kept         keptDictionaries
 	decompressor *event.Decompressor
 	scratch      sync.Pool // of *[]byte: one event's text frame
 
 	chunks, events atomic.Int64 // checked so far
 }
 
-// newChecker makes a checker that knows the dictionaries built in and one in a file; none if
-// it is "".
-func newChecker(file string) (*checker, error) {
-	all := dictionaries.All()
-	more, err := readDictionary(file)
+// newChecker makes a checker that knows the dictionaries built in and those kept. It tells warn
+// of what is no dictionary.
+func newChecker(kept keptDictionaries, warn func(file string, err error)) (*checker, error) {
+	more, err := kept.load(warn)
 	if err != nil {
 		return nil, err
 	}
-	if more != nil {
-		all = append(all, more)
-	}
-	d, err := event.NewDecompressor(all...)
+	d, err := event.NewDecompressor(append(dictionaries.All(), more...)...)
 	if err != nil {
-		return nil, fmt.Errorf("--zstd-dictionary %s: %w", file, err)
+		return nil, err
 	}
-	return &checker{decompressor: d, scratch: sync.Pool{New: func() any { return new([]byte) }}}, nil
+	return &checker{kept: kept, decompressor: d, scratch: sync.Pool{New: func() any { return new([]byte) }}}, nil
 }
 
 // verify checks everything and says so on w. How far it is, it shows on bar.
@@ -109,7 +106,7 @@ func plural(n int64, what string) string {
 // chunk checks the events of one chunk.
 func (k *checker) chunk(c *eventlog.Chunk, json, zstd, extra []byte) error {
 	if len(zstd) > 0 && !k.decompressor.Knows(c.Dictionary) {
-		return fmt.Errorf("its events are compressed with dictionary %d, which is not built in: name its file by --zstd-dictionary", c.Dictionary)
+		return fmt.Errorf("its events are compressed with dictionary %d, which is not built in: put its file into %s", c.Dictionary, k.kept.dir)
 	}
 	scratch := k.scratch.Get().(*[]byte)
 	defer k.scratch.Put(scratch)

@@ -327,29 +327,28 @@ func TestVerifyFindsFlippedBit(t *testing.T) {
 	}
 }
 
-// A dictionary that is not built in is named, and can be given.
+// A dictionary that is not built in is named, and found among those kept.
 func TestVerifyDictionary(t *testing.T) {
-	dictionary := bytes.Clone(dictionaries.Current())
-	binary.LittleEndian.PutUint32(dictionary[4:], 4711)
 	file := filepath.Join(t.TempDir(), "other.zdict")
-	if err := os.WriteFile(file, dictionary, 0o644); err != nil {
+	if err := os.WriteFile(file, otherDictionary(4711), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	_, upstream := startRelay(t, simrelay.Config{Seed: 32, Loop: 100, Total: 300})
 	cfg := testConfig(t, upstream)
-	cfg.ZstdDictionary = file
+	cfg.LegacyDictionary = file
 	d := startDaemon(t, cfg)
 	awaitSeq(t, d.metrics, simrelay.DefaultFirstSeq+300-1)
 	if err := d.stop(); err != nil {
 		t.Fatal(err)
 	}
-	verifyFails(t, cfg.DataDir, "dictionary 4711", "--zstd-dictionary")
-	if out, err := runCommand(t.Context(), "verify", "--data-dir", cfg.DataDir, "--zstd-dictionary", file); err != nil {
+	if out, err := runCommand(t.Context(), "verify", "--data-dir", cfg.DataDir); err != nil {
 		t.Errorf("with the dictionary: %q, %v", out, err)
 	}
-	if _, err := runCommand(t.Context(), "verify", "--data-dir", cfg.DataDir, "--zstd-dictionary", os.Args[0]); err == nil || !strings.Contains(err.Error(), "--zstd-dictionary") {
-		t.Errorf("with a file that is no dictionary: %v", err)
+	kept := keptIn(cfg.DataDir)
+	if err := os.Remove(kept.file(4711)); err != nil {
+		t.Fatal(err)
 	}
+	verifyFails(t, cfg.DataDir, "dictionary 4711", kept.dir)
 }
 
 // Where there is nothing to look at, one sentence says so; a log without events is in order.

@@ -36,7 +36,7 @@ func (w watch) run(ctx context.Context) (string, error) {
 		}
 		if err == nil {
 			// A frame is sequenced a little before its events are stored.
-			if w.seq > 0 && s.seq >= w.seq && s.events == last.events {
+			if w.seq > 0 && s.seq >= w.seq && s.events > 0 && s.events == last.events {
 				break
 			}
 			last = s

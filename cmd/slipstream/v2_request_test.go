@@ -470,7 +470,7 @@ func TestV2DictionaryBesideLegacy(t *testing.T) {
 	// What is stored before is compressed with ours, what comes then with the other.
 	b := makeBuffer(t, 30, hoursAgo(1)...)
 	f := newFeeder(t)
-	d := serveV2(t, f.url, b.dir, "--zstd-dictionary", file)
+	d := serveV2(t, f.url, b.dir, "--legacy-dictionary", file)
 
 	t.Run("v1 has the other one", func(t *testing.T) {
 		ws := dial(t, d.addr, "compress=true")

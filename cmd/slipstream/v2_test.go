@@ -337,7 +337,7 @@ func (c *v2Client) expect(t testing.TB, want []v2Event) {
 // silent checks that nothing more comes for a while. The connection is of no use afterwards.
 func (c *v2Client) silent(t testing.TB) {
 	t.Helper()
-	f, err := c.next(200 * time.Millisecond)
+	f, err := c.next(100 * time.Millisecond)
 	if err == nil {
 		t.Fatalf("one frame too many: %.300s", f.text)
 	}

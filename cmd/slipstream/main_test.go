@@ -91,6 +91,25 @@ func (w testLog) Write(p []byte) (int, error) {
 
 func startDaemon(t testing.TB, cfg Config) *daemon {
 	t.Helper()
+	d := launchDaemon(t, cfg)
+	waitHealthy(t, cfg.ListenAddr)
+	return d
+}
+
+// startDaemonUntil is startDaemon with another sign of life.
+func startDaemonUntil(t testing.TB, cfg Config, up func() bool) *daemon {
+	t.Helper()
+	d := launchDaemon(t, cfg)
+	for deadline := time.Now().Add(15 * time.Second); !up(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the daemon does not answer")
+		}
+	}
+	return d
+}
+
+func launchDaemon(t testing.TB, cfg Config) *daemon {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, cfg, newLogger(testLog{t}, cfg)) }()
@@ -113,7 +132,6 @@ func startDaemon(t testing.TB, cfg Config) *daemon {
 			t.Error(err)
 		}
 	})
-	waitHealthy(t, cfg.ListenAddr)
 	return d
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,6 +56,10 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	known := legacy.known
+	encryption, err := newTLS(cfg, log)
+	if err != nil {
+		return err
+	}
 	public, err := net.Listen("tcp", cfg.ListenAddr)
 	if err != nil {
 		return fmt.Errorf("--listen-addr: %w", err)
@@ -119,8 +125,8 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	stopHTTP, httpDone := part(func(ctx context.Context) error {
 		defer copies.wait()
 		return serveHTTP(ctx, []site{
-			{public, server.Handler(), newLobby(files.lobby, registry, log).state},
-			{admin, adminHandler(registry, client, events, copies), nil},
+			{public, server.Handler(), newLobby(files.lobby, registry, log).state, encryption},
+			{admin, adminHandler(registry, client, events, copies), nil, nil},
 		}, log)
 	})
 	stopIngest, ingestDone := part(ingester.Run)
@@ -129,7 +135,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		log.Warn("the limit of file descriptors is too low: raise it (ulimit -n; LimitNOFILE= in systemd)",
 			"limit", files.limit, "needed", files.needed, "max_subscribers", files.consumers)
 	}
-	log.Info("listening", "version", buildVersion(), "consumers", public.Addr(), "metrics", admin.Addr(),
+	log.Info("listening", "version", buildVersion(), "consumers", public.Addr(), "tls", encryption != nil, "metrics", admin.Addr(),
 		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", known.Primary().ID(), "last_cursor", events.Last(), "replay", replay(events),
 		"max_subscribers", files.consumers, "descriptors", files.limit)
 
@@ -221,7 +227,7 @@ func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
 		return "", refuse(err)
 	}
 	for _, e := range entries {
-		if e.Name() != "slipstream" && e.Name() != keptName {
+		if !slices.Contains([]string{"slipstream", keptName, certificatesName}, e.Name()) {
 			others = append(others, e.Name())
 		}
 	}
@@ -240,6 +246,7 @@ type site struct {
 	listener net.Listener
 	handler  http.Handler
 	state    func(net.Conn, http.ConnState) // told of every connection; nil: nobody is
+	tls      *tls.Config                    // nil: plain HTTP
 }
 
 // serveHTTP serves until ctx ends.
@@ -258,10 +265,15 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 			// Requests that last end with ctx, so that Shutdown need not wait for them.
 			BaseContext: func(net.Listener) context.Context { return ctx },
 			ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+			TLSConfig:   s.tls,
 		}
 		servers = append(servers, server)
 		group.Go(func() {
-			if err := server.Serve(&listener{Listener: s.listener, log: log}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			serve := server.Serve
+			if s.tls != nil {
+				serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+			}
+			if err := serve(&listener{Listener: s.listener, log: log}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				errs <- fmt.Errorf("serve %s: %w", s.listener.Addr(), err)
 			}
 		})

@@ -9,12 +9,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v3"
+	"golang.org/x/crypto/acme"
 
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
@@ -28,6 +30,9 @@ type Config struct {
 	OverrideCursor      *firehose.Seq
 	ListenAddr          string
 	MetricsListenAddr   string
+	TLSDomains          []string
+	TLSCert, TLSKey     string
+	ACMEDirectory       string
 	DataDir             string
 	EventTTL            time.Duration
 	MaxDisk             int64
@@ -70,7 +75,13 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "override-upstream-cursor", Sources: env("OVERRIDE_UPSTREAM_CURSOR", "OVERRIDE_RELAY_CURSOR"),
 				Usage: "relay `seq` to start after whatever the data dir holds; -1: unset"},
 			&cli.StringFlag{Name: "listen-addr", Value: ":6008", Sources: env("LISTEN_ADDR", "LISTEN_ADDR"),
-				Usage: "`address` for consumers"},
+				Usage: "`address` for consumers (with --tls-domain: :443)"},
+			&cli.StringSliceFlag{Name: "tls-domain", Sources: env("TLS_DOMAIN"),
+				Usage: "serve consumers by TLS, with a certificate for this `name` of the server's, which is fetched from Let's Encrypt and kept in the data dir; repeatable, or joined with commas (default: plain HTTP)"},
+			&cli.StringFlag{Name: "tls-cert", Sources: env("TLS_CERT"), Usage: "serve consumers by TLS, with the certificate chain in `file` (PEM), which is read again when it changes"},
+			&cli.StringFlag{Name: "tls-key", Sources: env("TLS_KEY"), Usage: "`file` with the private key of --tls-cert (PEM)"},
+			&cli.StringFlag{Name: "acme-directory", Value: acme.LetsEncryptURL, Sources: env("ACME_DIRECTORY"),
+				Usage: "`URL` of the authority that --tls-domain asks for a certificate"},
 			&cli.StringFlag{Name: "metrics-listen-addr", Value: "127.0.0.1:6009", Sources: env("METRICS_LISTEN_ADDR", "METRICS_LISTEN_ADDR"),
 				Usage: "`address` for Prometheus, pprof, /healthz and /readyz"},
 			&cli.StringFlag{Name: "data-dir", Value: "./data", Sources: env("DATA_DIR", "DATA_DIR"),
@@ -127,6 +138,10 @@ func configOf(cmd *cli.Command) (Config, error) {
 	cfg := Config{
 		ListenAddr:          cmd.String("listen-addr"),
 		MetricsListenAddr:   cmd.String("metrics-listen-addr"),
+		TLSDomains:          cmd.StringSlice("tls-domain"),
+		TLSCert:             cmd.String("tls-cert"),
+		TLSKey:              cmd.String("tls-key"),
+		ACMEDirectory:       cmd.String("acme-directory"),
 		DataDir:             cmd.String("data-dir"),
 		EventTTL:            cmd.Duration("event-ttl"),
 		Linger:              cmd.Duration("linger"),
@@ -140,6 +155,9 @@ func configOf(cmd *cli.Command) (Config, error) {
 		LegacyDictionary:    cmd.String("legacy-dictionary"),
 		LegacyDictionaryURL: cmd.String("legacy-dictionary-url"),
 		LogFormat:           cmd.String("log-format"),
+	}
+	if len(cfg.TLSDomains) > 0 && !cmd.IsSet("listen-addr") {
+		cfg.ListenAddr = ":443"
 	}
 	var err error
 	if cfg.UpstreamURL, err = firehose.ParseURL(cmd.String("upstream-url")); err != nil {
@@ -170,6 +188,11 @@ func configOf(cmd *cli.Command) (Config, error) {
 	}{
 		{"listen-addr", !validAddr(cfg.ListenAddr), "use host:port or :port"},
 		{"metrics-listen-addr", !validAddr(cfg.MetricsListenAddr), "use host:port or :port"},
+		{"tls-domain", slices.ContainsFunc(cfg.TLSDomains, func(d string) bool { return !validDomain(d) }), "use names like relay.example.org"},
+		{"tls-domain", len(cfg.TLSDomains) > 0 && cfg.TLSCert+cfg.TLSKey != "", "a certificate comes from there or from --tls-cert, not both"},
+		{"tls-cert", cfg.TLSCert != "" && cfg.TLSKey == "", "name its private key by --tls-key, too"},
+		{"tls-key", cfg.TLSKey != "" && cfg.TLSCert == "", "name its certificate by --tls-cert, too"},
+		{"acme-directory", !validHTTP(cfg.ACMEDirectory), "use a URL of https"},
 		{"data-dir", cfg.DataDir == "", "name a directory"},
 		{"event-ttl", cfg.EventTTL < time.Minute, "use at least 1m"},
 		{"linger", cfg.Linger < time.Millisecond || cfg.Linger > 10*time.Second, "use 1ms to 10s"},
@@ -258,6 +281,17 @@ func validAddr(s string) bool {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	return err == nil && n <= math.MaxUint16
+}
+
+// validDomain reports whether a certificate can be had for a name: a host's, in lower case, with
+// a dot.
+func validDomain(s string) bool {
+	for part := range strings.SplitSeq(s, ".") {
+		if part == "" || len(part) > 63 || strings.Trim(part, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return false
+		}
+	}
+	return strings.Contains(s, ".") && net.ParseIP(s) == nil
 }
 
 func newLogger(w io.Writer, cfg Config) *slog.Logger {

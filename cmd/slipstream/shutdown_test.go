@@ -279,6 +279,11 @@ func TestBadFlags(t *testing.T) {
 		{"trusted-proxies", "10.0.0.1,", nil},
 		{"stall-timeout", "2", []string{"SLIPSTREAM_STALL_TIMEOUT"}},
 		{"stall-timeout", "10ms", []string{"SLIPSTREAM_STALL_TIMEOUT"}},
+		{"tls-domain", "localhost", []string{"SLIPSTREAM_TLS_DOMAIN"}},
+		{"tls-domain", "relay.example.org,203.0.113.5", nil},
+		{"tls-cert", "cert.pem", []string{"SLIPSTREAM_TLS_CERT"}},
+		{"tls-key", "key.pem", []string{"SLIPSTREAM_TLS_KEY"}},
+		{"acme-directory", "letsencrypt", []string{"SLIPSTREAM_ACME_DIRECTORY"}},
 		{"legacy-dictionary", "", nil},
 		{"legacy-dictionary-url", "ftp://dictionaries.example/d", []string{"SLIPSTREAM_LEGACY_DICTIONARY_URL"}},
 		{"legacy-dictionary-url", "dictionary", nil},
@@ -363,6 +368,8 @@ func TestEnvironment(t *testing.T) {
 		{"SLIPSTREAM_TRUSTED_PROXIES", "10.1.2.3/8, ::1,::ffff:192.0.2.1,::ffff:172.16.0.0/108", func(c Config) any { return c.TrustedProxies },
 			"[10.0.0.0/8 ::1/128 192.0.2.1/32 172.16.0.0/12]"},
 		{"SLIPSTREAM_STALL_TIMEOUT", "9s", func(c Config) any { return c.StallTimeout }, 9 * time.Second},
+		{"SLIPSTREAM_TLS_DOMAIN", "a.example,b.example", func(c Config) any { return fmt.Sprint(c.TLSDomains) + c.ListenAddr }, "[a.example b.example]:443"},
+		{"SLIPSTREAM_ACME_DIRECTORY", "https://127.0.0.1:1/dir", func(c Config) any { return c.ACMEDirectory }, "https://127.0.0.1:1/dir"},
 		{"SLIPSTREAM_LEGACY_DICTIONARY", "/d", func(c Config) any { return c.LegacyDictionary }, "/d"},
 		{"SLIPSTREAM_LEGACY_DICTIONARY_URL", "http://127.0.0.1:1/d", func(c Config) any { return c.LegacyDictionaryURL }, "http://127.0.0.1:1/d"},
 		{"SLIPSTREAM_LOG_LEVEL", "DEBUG", func(c Config) any { return c.LogLevel }, slog.LevelDebug},
@@ -379,6 +386,16 @@ func TestEnvironment(t *testing.T) {
 		cfg := config(t, "--trusted-proxies", "10.0.0.0/8", "--trusted-proxies", "192.0.2.1,192.0.2.2")
 		if got, want := fmt.Sprint(cfg.TrustedProxies), "[10.0.0.0/8 192.0.2.1/32 192.0.2.2/32]"; got != want {
 			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+	t.Run("certificate", func(t *testing.T) {
+		t.Setenv("SLIPSTREAM_TLS_CERT", "/c")
+		t.Setenv("SLIPSTREAM_TLS_KEY", "/k")
+		if cfg := config(t); cfg.TLSCert != "/c" || cfg.TLSKey != "/k" || cfg.ListenAddr != ":6008" {
+			t.Errorf("got %q, %q on %s", cfg.TLSCert, cfg.TLSKey, cfg.ListenAddr)
+		}
+		if cfg := config(t, "--tls-domain", "a.example", "--tls-cert", "", "--tls-key", "", "--listen-addr", ":8443"); cfg.ListenAddr != ":8443" {
+			t.Errorf("an address that was given became %s", cfg.ListenAddr)
 		}
 	})
 	t.Run("legacy dictionary", func(t *testing.T) {

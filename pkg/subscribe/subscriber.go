@@ -223,6 +223,9 @@ func (s *subscriber) begin() (at event.Cursor, first []byte) {
 		return s.tip, nil
 	}
 	oldest, trimmed := log.Oldest(), log.Trimmed()
+	if s.options.wire == v2 && !s.options.timed {
+		return s.options.cursor - 1, nil // what retention has passed since the handshake is found out
+	}
 	at = max(s.options.cursor, trimmed+1) - 1 // the smallest cursor has no predecessor
 	// A time between what retention removed and the oldest event is as good as that event.
 	if s.options.timed && s.options.cursor < oldest && (trimmed == 0 || s.options.cursor <= trimmed) {

@@ -158,6 +158,9 @@ func (b *bench) v2Dictionary(ctx context.Context) (id string, dictionary []byte,
 		return "", nil, err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", nil, fmt.Errorf("dictionary: %s", resp.Status)
+	}
 	dictionary, err = io.ReadAll(resp.Body)
 	return resp.Header.Get("Zstd-Dictionary-Id"), dictionary, err
 }

@@ -80,10 +80,14 @@ func (k keptDictionaries) keep(dictionary []byte) error {
 	if err != nil {
 		return err
 	}
-	if b, err := os.ReadFile(k.file(id)); err == nil && bytes.Equal(b, dictionary) {
-		return nil
+	b, err := os.ReadFile(k.file(id))
+	if err != nil || !bytes.Equal(b, dictionary) {
+		err = k.write(id, dictionary)
 	}
-	if err := k.write(id, dictionary); err != nil {
+	if err == nil {
+		err = errors.Join(syncDir(k.dir), syncDir(filepath.Dir(k.dir)))
+	}
+	if err != nil {
 		var path *os.PathError
 		if errors.As(err, &path) {
 			err = path.Err
@@ -111,7 +115,7 @@ func (k keptDictionaries) write(id uint32, dictionary []byte) error {
 		os.Remove(f.Name())
 		return err
 	}
-	return errors.Join(syncDir(k.dir), syncDir(filepath.Dir(k.dir)))
+	return nil
 }
 
 func syncDir(dir string) error {

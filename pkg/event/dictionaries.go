@@ -89,15 +89,19 @@ func (d *Dictionaries) Decompressor() *Decompressor { return d.decompressor.Load
 
 // SetPrimary makes a dictionary the primary one, and adds it if it is not known. It keeps it.
 func (d *Dictionaries) SetPrimary(dictionary []byte) error {
-	z, err := NewCompressor(dictionary)
-	if err != nil {
-		return err
-	}
 	if err := d.add(dictionary); err != nil {
 		return err
 	}
 	if err := d.digest(); err != nil {
 		return err
+	}
+	id, err := DictionaryID(dictionary)
+	if err != nil {
+		return err
+	}
+	z := d.Find(id)
+	if z == nil {
+		return fmt.Errorf("zstd dictionary %d: the encoder does not take it", id)
 	}
 	d.primary.Store(z)
 	return nil
@@ -118,7 +122,7 @@ func (d *Dictionaries) Find(id uint32) *Compressor {
 	}
 	z, err := k.compressor()
 	if err != nil {
-		return nil // the decompressor, which is stricter, has taken it
+		return nil // but the decompressor, which is stricter, has taken it
 	}
 	return z
 }

@@ -205,7 +205,10 @@ func TestAppendMessage(t *testing.T) {
 		} {
 			event.SetCursor(c.payload, len(did), at)
 			before := bytes.Clone(c.payload)
-			out := event.AppendMessage([]byte("before"), c.payload, at, c.kind)
+			out, err := event.AppendMessage([]byte("before"), c.payload, at, c.kind)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if string(out[:6]) != "before" || !bytes.Equal(before, c.payload) {
 				t.Fatalf("%s: what stood before, or the payload, has changed", c.name)
 			}
@@ -220,6 +223,19 @@ func TestAppendMessage(t *testing.T) {
 			if at.V2Seq() >= event.V2SeqLimit || event.CursorOfV2Seq(at.V2Seq()) != at {
 				t.Errorf("cursor %d: seq %d", at, at.V2Seq())
 			}
+		}
+	}
+}
+
+// What is no payload is no message either.
+func TestAppendMessageRefuses(t *testing.T) {
+	out, _, err := event.AppendCommit(nil, []byte(did), []byte(rev), &event.Op{Operation: "delete", Collection: []byte("a.b.c"), RKey: []byte("k")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range event.CollectionOffset([]byte(did), nil, "") - len(`,"operation":"","collection":"`) - 10 {
+		if got, err := event.AppendMessage([]byte("before"), event.Payload(out)[:n], cursor, event.KindCommit); err == nil || string(got) != "before" {
+			t.Fatalf("of %d bytes it made %q, %v", n, got, err)
 		}
 	}
 }
@@ -242,7 +258,7 @@ func BenchmarkAppendMessage(b *testing.B) {
 	var dst []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		dst = event.AppendMessage(dst[:0], event.Payload(out), cursor, event.KindCommit)
+		dst, _ = event.AppendMessage(dst[:0], event.Payload(out), cursor, event.KindCommit)
 	}
 }
 

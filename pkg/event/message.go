@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"errors"
 	"strconv"
 	"time"
 
@@ -40,9 +41,18 @@ func bodyOffset(kind Kind) int {
 
 // AppendMessage appends an event as a v2 text frame. payload is what the v1 wire has of it
 // or, for a sync event, what [AppendSync] made, with its cursor set; c and kind are what
-// stands in it. Nothing is parsed or encoded again: the record's bytes are copied.
-func AppendMessage(dst, payload []byte, c Cursor, kind Kind) []byte {
-	didEnd := DIDOffset + bytes.IndexByte(payload[DIDOffset:], '"')
+// stands in it. Nothing is parsed or encoded again: the record's bytes are copied. A payload
+// that cannot be one is an error, and dst then comes back as it was.
+func AppendMessage(dst, payload []byte, c Cursor, kind Kind) ([]byte, error) {
+	didLen := -1
+	if len(payload) > DIDOffset {
+		didLen = bytes.IndexByte(payload[DIDOffset:], '"')
+	}
+	didEnd := DIDOffset + didLen
+	body := didEnd + bodyOffset(kind)
+	if didLen < 0 || body > len(payload) {
+		return dst, errors.New("its JSON is damaged")
+	}
 	start := len(dst)
 	dst = append(reserve(dst), messagePrefix...)
 	dst = append(dst, kind.String()...)
@@ -53,11 +63,11 @@ func AppendMessage(dst, payload []byte, c Cursor, kind Kind) []byte {
 	dst = append(dst, timePrefix...)
 	dst = appendTime(dst, c)
 	dst = append(dst, timeSuffix...)
-	dst = append(dst, payload[didEnd+bodyOffset(kind):]...)
+	dst = append(dst, payload[body:]...)
 	if kind != KindCommit {
 		dst = append(dst, '}') // for a commit, whose keys move up by one level, there are enough
 	}
-	return finishFrame(dst, start, textFrame)
+	return finishFrame(dst, start, textFrame), nil
 }
 
 // appendTime appends a cursor's moment in RFC 3339, with six decimals. package time is fast

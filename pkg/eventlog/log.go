@@ -30,7 +30,8 @@ type Config struct {
 	// WindowBytes is how much of the newest log stays in memory. Default 4 MiB: eight
 	// seconds of 500 events/s.
 	WindowBytes int64
-	// CacheBytes bounds what was read from disk for replays. Default 16 MiB.
+	// CacheBytes bounds what was read from disk for replays, and derived forms, of new chunks
+	// too. Default 16 MiB.
 	CacheBytes int64
 	// BlockEvents is how many events small chunks are merged to before readers find them
 	// on disk. Default 1000.
@@ -587,7 +588,7 @@ type Derived struct {
 func (l *Log) Derive(c *Chunk, key uint64, build func() (Derived, error)) (Derived, error) {
 	d, err := l.cache.make(cacheKey{whatDerived | key, c.Last(), len(c.Entries)}, func() (any, int64, error) {
 		d, err := build()
-		return d, int64(len(d.Bytes) + 4*len(d.Ends)), err
+		return d, int64(cap(d.Bytes) + 4*cap(d.Ends)), err
 	})
 	if err != nil {
 		return Derived{}, err

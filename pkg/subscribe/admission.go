@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// defaultFilterDIDs is how many wantedDids all consumers may name together: at some 160
+// defaultFilterDIDs is how many DIDs the filters of all consumers may name together: at some 160
 // bytes each they are the one thing of a consumer's that is not small. A wanted collection
 // counts as one too, and a name of more than 64 bytes as several: see Filter.cost.
 const defaultFilterDIDs = 2_000_000

@@ -62,19 +62,22 @@ func (e encoding) key() uint64 {
 
 // append appends an event as a frame. payload is what a chunk has of it: its JSON on the v1
 // wire or, for a sync event, its extra payload. scratch is memory to use, and comes back.
-func (e encoding) append(dst, scratch, payload []byte, entry *eventlog.Entry) (out, used []byte) {
+func (e encoding) append(dst, scratch, payload []byte, entry *eventlog.Entry) (out, used []byte, err error) {
 	if e.wire == v2 {
 		if e.zstd == nil {
-			return event.AppendMessage(dst, payload, entry.Cursor, entry.Kind), scratch
+			out, err = event.AppendMessage(dst, payload, entry.Cursor, entry.Kind)
+			return out, scratch, err
 		}
-		scratch = event.AppendMessage(scratch[:0], payload, entry.Cursor, entry.Kind)
+		if scratch, err = event.AppendMessage(scratch[:0], payload, entry.Cursor, entry.Kind); err != nil {
+			return dst, scratch, err
+		}
 		payload = event.Payload(scratch)
 	}
-	return e.zstd.AppendBinary(dst, payload), scratch
+	return e.zstd.AppendBinary(dst, payload), scratch, nil
 }
 
-// envelope is more than what the v2 wire adds to an event's JSON.
-const envelope = 160
+// envelope is what the v2 wire adds to an event, in the mean.
+const envelope = 96
 
 // derive makes the form of a chunk that is not stored: see stored.
 func (e encoding) derive(log *eventlog.Log, c *eventlog.Chunk) (d eventlog.Derived, err error) {
@@ -100,7 +103,9 @@ func (e encoding) derive(log *eventlog.Log, c *eventlog.Chunk) (d eventlog.Deriv
 			payload = part(extra, eventlog.Extra, c, i)
 		}
 		if len(payload) > 0 {
-			d.Bytes, scratch = e.append(d.Bytes, scratch, payload, &c.Entries[i])
+			if d.Bytes, scratch, err = e.append(d.Bytes, scratch, payload, &c.Entries[i]); err != nil {
+				return d, fmt.Errorf("event %d: %w", c.Entries[i].Cursor, err)
+			}
 		}
 		d.Ends[i] = uint32(len(d.Bytes))
 	}
@@ -131,9 +136,9 @@ func (e encoding) few(log *eventlog.Log, z *event.Decompressor, c *eventlog.Chun
 	d.Bytes, d.Ends = make([]byte, 0, 1<<10), make([]uint32, len(c.Entries))
 	var text, scratch []byte
 	one := func(i int, frame []byte) (err error) {
-		if len(frame) == 0 {
-			d.Bytes, scratch = e.append(d.Bytes, scratch, part(extra, eventlog.Extra, c, i), &c.Entries[i])
-			return nil
+		if c.Entries[i].Kind == event.KindSync {
+			d.Bytes, scratch, err = e.append(d.Bytes, scratch, part(extra, eventlog.Extra, c, i), &c.Entries[i])
+			return err
 		}
 		if asStored && form == eventlog.Zstd {
 			d.Bytes = append(d.Bytes, frame...)
@@ -148,9 +153,9 @@ func (e encoding) few(log *eventlog.Log, z *event.Decompressor, c *eventlog.Chun
 		if asStored {
 			d.Bytes = append(d.Bytes, text...)
 		} else {
-			d.Bytes, scratch = e.append(d.Bytes, scratch, event.Payload(text), &c.Entries[i])
+			d.Bytes, scratch, err = e.append(d.Bytes, scratch, event.Payload(text), &c.Entries[i])
 		}
-		return nil
+		return err
 	}
 	err = log.View(c, eventlog.Zstd, func(frames []byte) error {
 		for i := first; i < len(c.Entries); i++ {

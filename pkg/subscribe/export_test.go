@@ -83,6 +83,12 @@ type Puller struct {
 
 // NewPuller makes one for a query of either wire, which must be valid.
 func (s *Server) NewPuller(query string, rate float64, onV2 bool) *Puller {
+	return s.NewPullerThen(query, rate, onV2, func() {})
+}
+
+// NewPullerThen makes one for which something happens between the handshake and the first
+// look at the log.
+func (s *Server) NewPullerThen(query string, rate float64, onV2 bool, between func()) *Puller {
 	r := &http.Request{URL: &url.URL{RawQuery: query}, Header: http.Header{}}
 	o, err := parseOptions(r, s.cfg.Dictionaries)
 	if onV2 {
@@ -94,6 +100,7 @@ func (s *Server) NewPuller(query string, rate float64, onV2 bool) *Puller {
 	sub := s.newSubscriber(o)
 	sub.rate.rate = rate
 	sub.filter.Store(o.filter)
+	between()
 	sub.at, sub.tail = sub.begin()
 	sub.from = sub.at
 	return &Puller{sub, &writer{turn: true}}

@@ -46,6 +46,9 @@ func NewFilter(collections, dids []string, maxSize int) (*Filter, error) {
 // errors name the parameter and are meant for the consumer.
 func newFilterV2(names, dids, collections []string) (*Filter, error) {
 	f := &Filter{wire: v2, kinds: wireKinds[v2]}
+	if err := checkCount("kinds", len(names), 4); err != nil {
+		return nil, err
+	}
 	if len(names) > 0 {
 		f.kinds = 0
 	}

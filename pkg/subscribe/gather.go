@@ -307,7 +307,7 @@ func (w *writer) settle(s *subscriber, at, from event.Cursor) {
 
 // follow reports whether err only says that the buffer's start, which the subscriber
 // asked for, has moved since. The position then moves with it. On v2 nothing is passed over
-// without a word.
+// without a word: see advance.
 func (w *writer) follow(s *subscriber, err error) bool {
 	if !errors.Is(err, eventlog.ErrTrimmed) || s.sent || len(w.runs) > 0 || s.options.wire != v1 {
 		return false

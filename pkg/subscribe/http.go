@@ -74,11 +74,11 @@ func (s *Server) dictionary(w http.ResponseWriter, r *http.Request) {
 	primary := s.cfg.Dictionaries.Primary().ID()
 	id, err := strconv.ParseUint(r.PathValue("id"), 10, 32)
 	if err != nil {
-		http.Error(w, fmt.Sprintf("a dictionary is named by its id, a number; the current one is %d", primary), http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("a dictionary is named by its id, a number; that of compress=true is %d", primary), http.StatusBadRequest)
 		return
 	}
 	if !s.serveDictionary(w, r, uint32(id), true) {
-		http.Error(w, fmt.Sprintf("there is no dictionary %d here; the current one is %d", id, primary), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("there is no dictionary %d here; that of compress=true is %d", id, primary), http.StatusNotFound)
 	}
 }
 

@@ -69,10 +69,10 @@ func parseOptions(r *http.Request, dictionaries *event.Dictionaries) (options, e
 	if text := query.Get("zstdDictionary"); text != "" {
 		id, err := strconv.ParseUint(text, 10, 32)
 		if err != nil {
-			return o, fmt.Errorf("zstdDictionary: %s is not the id of a dictionary, a number; the current one is %d", quote(text), dictionaries.Primary().ID())
+			return o, fmt.Errorf("zstdDictionary: %s is not the id of a dictionary, a number; that of compress=true is %d", quote(text), dictionaries.Primary().ID())
 		}
 		if o.zstd = dictionaries.Find(uint32(id)); o.zstd == nil {
-			return o, fmt.Errorf("zstdDictionary: there is no dictionary %d here; the current one is %d, at /dictionary", id, dictionaries.Primary().ID())
+			return o, fmt.Errorf("zstdDictionary: there is no dictionary %d here; that of compress=true is %d", id, dictionaries.Primary().ID())
 		}
 	}
 	o.hello = query.Get("requireHello") == "true"

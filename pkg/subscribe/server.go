@@ -35,7 +35,7 @@ type Config struct {
 	// MaxSubscribers limits how many there are at a time, MaxSubscribersPerIP how many of
 	// one address (of IPv6: of a /64 network); 0: no limit.
 	MaxSubscribers, MaxSubscribersPerIP int
-	// MaxFilterDIDs limits how many wantedDids all consumers name together. Default
+	// MaxFilterDIDs limits how many DIDs the filters of all consumers name together. Default
 	// 2,000,000.
 	MaxFilterDIDs int
 	// TrustedProxies are the peers whose X-Forwarded-For is believed.
@@ -272,8 +272,8 @@ func askForUpgrade(w http.ResponseWriter) {
 
 // websocketOnly tells who came without a websocket how to come with one.
 func websocketOnly(r *http.Request) string {
-	uri := r.URL.RequestURI()
-	return "this is a websocket endpoint; try: websocat \"ws://" + r.Host + uri[:min(len(uri), 200)] + "\""
+	host, uri := r.Host, r.URL.RequestURI()
+	return "this is a websocket endpoint; try: websocat \"ws://" + host[:min(len(host), 255)] + uri[:min(len(uri), 200)] + "\""
 }
 
 // accept makes a subscriber of a request whose options are valid. A refusal is for the

@@ -17,6 +17,9 @@ import (
 // closeLinger is how long a connection is read on after its close frame.
 const closeLinger = 2 * time.Second
 
+// closePatience is how long a close frame may wait for what is to be written before it.
+const closePatience = 30 * time.Second
+
 // messageRate is how many messages per second are read from a consumer, which may have
 // saved up as many: each costs up to some 10 ms to parse, and moves it in the index.
 const messageRate = 10
@@ -108,8 +111,14 @@ func (s *subscriber) serve() {
 	if s.box.isClosing() {
 		// Bytes that are left unread make the kernel answer with a reset, which may overtake
 		// the close frame; and a peer in the middle of a large message reads nothing before
-		// it is rid of it. The deadline that the writing role sets, the sweep or the peer end
-		// this.
+		// it is rid of it. The deadline that the writing role sets, or this one if the peer does
+		// not let it write, or the peer end this.
+		if s.state.Load() != over {
+			s.raw.SetReadDeadline(time.Now().Add(closePatience))
+			if s.state.Load() == over {
+				s.raw.SetReadDeadline(time.Now().Add(closeLinger)) // finish's, which was in the way of ours
+			}
+		}
 		io.Copy(io.Discard, s.raw)
 	}
 	// The peer is gone: a write to it must not block any longer.
@@ -222,15 +231,15 @@ func (s *subscriber) begin() (at event.Cursor, first []byte) {
 	default:
 		return s.tip, nil
 	}
-	oldest, trimmed := log.Oldest(), log.Trimmed()
 	if s.options.wire == v2 && !s.options.timed {
-		return s.options.cursor - 1, nil // what retention has passed since the handshake is found out
+		return s.options.cursor - 1, nil // if retention has passed it since the handshake, reading finds out
 	}
+	oldest, trimmed := log.Oldest(), log.Trimmed()
 	at = max(s.options.cursor, trimmed+1) - 1 // the smallest cursor has no predecessor
 	// A time between what retention removed and the oldest event is as good as that event.
-	if s.options.timed && s.options.cursor < oldest && (trimmed == 0 || s.options.cursor <= trimmed) {
+	if s.options.timed && (s.options.cursor <= trimmed || trimmed == 0 && s.options.cursor < oldest) {
 		first = s.options.notice(event.AppendInfo(nil, "OutdatedCursor", fmt.Sprintf(
-			"the cursor %d is before the buffer: resumed from its oldest event, seq %d", s.options.cursor, oldest.V2Seq())))
+			"the cursor %d is before the buffer: resumed from its start, seq %d", s.options.cursor, max(oldest, trimmed+1).V2Seq())))
 	}
 	return at, first
 }
@@ -241,7 +250,7 @@ func (s *subscriber) end(err error) {
 	case errors.Is(err, eventlog.ErrTrimmed):
 		s.blame(endedTrimmed)
 		if s.options.wire == v2 {
-			reason := fmt.Sprintf("too slow: the buffer no longer holds what follows seq %d", s.at.V2Seq())
+			reason := fmt.Sprintf("the buffer no longer holds what follows seq %d", max(s.at, event.Epoch).V2Seq())
 			s.box.end(s.options.notice(event.AppendError(nil, "ConsumerTooSlow", reason)), websocket.ClosePolicyViolation, reason)
 			return
 		}
@@ -250,7 +259,11 @@ func (s *subscriber) end(err error) {
 		s.box.close(websocket.CloseGoingAway, "the server is shutting down")
 	default:
 		s.srv.complain(s.at, err)
-		s.box.close(websocket.CloseInternalServerErr, fmt.Sprintf("the server cannot read its events after %d; a later cursor may work", s.at))
+		at := int64(s.at)
+		if s.options.wire == v2 {
+			at = s.at.V2Seq()
+		}
+		s.box.close(websocket.CloseInternalServerErr, fmt.Sprintf("the server cannot read its events after %d; a later cursor may work", at))
 	}
 }
 

@@ -1,6 +1,7 @@
 package subscribe
 
 import (
+	"errors"
 	"net"
 	"runtime"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
 )
 
 // The states of a subscriber. Writing to it is a role that one goroutine at a time has:
@@ -173,8 +175,10 @@ func (s *subscriber) advances(w *writer) (o outcome) {
 // moment: all cores but one, so that however many replay, what is live finds a core that is
 // free. (Beside 20 replays on two cores its p99 is 1.1 to 1.3 times that without; with eight at
 // work at once it was 2.3 times, and the replays were no faster together.) No more than these
-// hold what they have read. Who is served from memory, and every control frame, needs
-// no turn.
+// hold what they have read. Who is served from memory, and every control frame, needs no
+// turn: not for deriving either, which the window bounds, and which whoever needs the same
+// form waits for, the fan-out included. While the log catches up that can be milliseconds
+// for a chunk.
 func turns() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 
 // keepBytes bounds the payloads that all subscribers together keep while their sockets are
@@ -256,6 +260,10 @@ func (s *subscriber) advance(w *writer) outcome {
 	case err == errBehind:
 		w.commit(s)
 		return behind
+	case errors.Is(err, eventlog.ErrTrimmed) && s.options.timed && !s.sent:
+		s.begun = false // the buffer's start has moved: the consumer is told again
+		w.leave()
+		return more
 	case err != nil:
 		s.end(err)
 		return more

@@ -130,6 +130,8 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		}, log)
 	})
 	stopIngest, ingestDone := part(ingester.Run)
+	manager := serviceManager{log: log, health: "http://" + loopback(admin.Addr()) + "/healthz"}
+	stopWatch, watchDone := part(manager.watch)
 	stopLegacy, legacyDone := part(legacy.run)
 	if files.needed > files.limit {
 		log.Warn("the limit of file descriptors is too low: raise it (ulimit -n; LimitNOFILE= in systemd)",
@@ -139,9 +141,12 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", known.Primary().ID(), "last_cursor", events.Last(), "replay", replay(events),
 		"max_subscribers", files.consumers, "descriptors", files.limit)
 
+	manager.ready()
+
 	<-ctx.Done()
 	begin := time.Now()
 	log.Info("shutting down")
+	manager.stopping()
 	// Whoever is told to come again is to find the door closed until the next process opens it,
 	// not to be let in and dropped.
 	public.Close()
@@ -150,7 +155,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		name string
 		stop func()
 		done chan struct{}
-	}{{"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
+	}{{"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"watchdog", stopWatch, watchDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
 		p.stop()
 		// A store that has failed may never let go of those who wait for it.
 		if isFailure(ctx) && p.name == "ingest" {
@@ -174,6 +179,15 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond), "last_cursor", events.Last())
 	return nil
+}
+
+// loopback returns the address at which this machine reaches a listener.
+func loopback(addr net.Addr) string {
+	host, port, err := net.SplitHostPort(addr.String())
+	if err == nil && net.ParseIP(host).IsUnspecified() {
+		return net.JoinHostPort("localhost", port)
+	}
+	return addr.String()
 }
 
 // replay returns how far back one can replay.

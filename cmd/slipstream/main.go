@@ -46,6 +46,7 @@ func command() *cli.Command {
 			tailCommand(),
 			inspectCommand(),
 			verifyCommand(),
+			dictionaryCommand(),
 			healthCommand(),
 			{
 				Name:  "version",

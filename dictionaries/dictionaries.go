@@ -12,7 +12,7 @@ import (
 var files embed.FS
 
 // current is the file that new events are compressed with.
-const current = "events-2026-11-25.zdict"
+const current = "events-2026-11-26.zdict"
 
 // Current returns the dictionary that new events are compressed with.
 func Current() []byte {

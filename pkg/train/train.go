@@ -244,6 +244,7 @@ func descend(phases []int, score func() (float64, error)) (least float64, err er
 		return 0, err
 	}
 	for range rounds {
+		before := least
 		for i := len(phases) - 1; i >= 0; i-- {
 			best := phases[i]
 			for phase := range stride {
@@ -260,6 +261,9 @@ func descend(phases []int, score func() (float64, error)) (least float64, err er
 				}
 			}
 			phases[i] = best
+		}
+		if least == before {
+			break
 		}
 	}
 	return least, nil

@@ -31,7 +31,7 @@
 //   - The first digits of what counts up are kept: the year of createdAt, 17 of time_us, 3n of a
 //     TID. Each is a literal less until the era ends, in 2027, and costs nothing after.
 //   - A rkey begins as the commit's rev does. zstd finds that by itself.
-//   - The phase of each form, from three starts. libzstd's double-fast search indexes every third position of a
+//   - The phase of each form. libzstd's double-fast search indexes every third position of a
 //     dictionary first; at which of them a form begins is worth 0.5 % over all.
 //   - Forms of the v2 wire for all that is common, in front of v1's: a like takes some 20 bytes more
 //     there, for 91 more of JSON; it says the time twice, in 14 literals more. A dictionary without
@@ -42,8 +42,8 @@
 // # Nobody is in it
 //
 // A text is kept if five authors share it, and is printable ASCII without spaces, and no host or
-// handle; a key or a lexicon's name, if two authors use it. Links are cut to https://. DIDs, CIDs and TIDs never stay.
-// So a dictionary can be shipped, whatever it was trained on.
+// handle; a key or a lexicon's name, if two authors use it. Links are cut to https://. DIDs, CIDs
+// and TIDs never stay. So a dictionary can be shipped, whatever it was trained on.
 //
 // # What lost
 //

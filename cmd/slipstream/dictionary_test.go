@@ -97,9 +97,10 @@ func TestDictionaryOfDataDir(t *testing.T) {
 	}
 	const last = simrelay.DefaultFirstSeq + 2999
 	relay, upstream := startRelay(t, simrelay.Config{Seed: 41, Loop: 700, Total: 3000})
-	want := len(expectedEvents(relay, simrelay.DefaultFirstSeq, last))
 	cfg := testConfig(t, upstream)
 	d := startDaemon(t, cfg)
+	awaitSeq(t, d.metrics, last)
+	want := len(expectedEvents(relay, simrelay.DefaultFirstSeq, last))
 	newReader(t, dial(t, d.addr, "cursor=0")).messages(t, want) // all that is sent is stored
 	s, err := (&trainConfig{addr: d.metrics}).load(t.Context(), "from", cfg.DataDir)
 	if err != nil {

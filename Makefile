@@ -5,7 +5,7 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 
-.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-smoke soak dictionary demo run docker
+.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-dictionary bench-smoke soak dictionary demo run docker
 
 all: lint test
 
@@ -45,6 +45,9 @@ bench-fanout: ## what consumers of all kinds cost the daemon, in twenty minutes
 bench-replay: ## what replaying the buffer costs, and what it does to a live consumer, in ten minutes
 	scripts/bench-replay.sh
 
+bench-dictionary: ## what each dictionary makes of real events, and how fast, in a minute
+	cd pkg/train && SLIPSTREAM_BENCH_DICTIONARY=1 go test -count=1 -run '^TestBenchDictionary$$'
+
 bench-smoke: ## the benchmark scripts still run; their figures mean nothing
 	FRAMES=40000 RECORDS=20 scripts/bench-ingest.sh
 	SECS=3 RECORDS=20 scripts/bench-latency.sh
@@ -54,7 +57,7 @@ bench-smoke: ## the benchmark scripts still run; their figures mean nothing
 soak: ## what takes too long for every change
 	SLIPSTREAM_TEST_KILLS=200 go test -count=1 -timeout 60m -run '^TestKill$$' ./cmd/slipstream
 
-dictionary: ## train a new zstd dictionary
+dictionary: ## train a new zstd dictionary, in two minutes
 	scripts/train-dictionary.sh
 
 demo: build ## simulated relay, daemon, events on the terminal; no network needed

@@ -11,10 +11,11 @@ import (
 //go:embed *.zdict
 var files embed.FS
 
-// current is the file that new events are compressed with.
-const current = "events-2026-11-25.zdict"
+// current is the file that new events are compressed with, unless the data dir has the
+// dictionary of Jetstream v1's clients.
+const current = "events-2026-11-26.zdict"
 
-// Current returns the dictionary that new events are compressed with.
+// Current returns our newest dictionary.
 func Current() []byte {
 	b, err := files.ReadFile(current)
 	if err != nil {

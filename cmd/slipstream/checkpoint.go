@@ -167,14 +167,18 @@ type buffer struct {
 	running bool   // a daemon is at work on it
 }
 
-// withBuffer opens the store that the flags name and calls look: with the store itself, or,
-// where a daemon has it open, with a copy that the daemon makes. The context that look is
-// given also ends when the copy does.
+// withBuffer opens the store that the flags name and calls look.
 func withBuffer(ctx context.Context, cmd *cli.Command, look func(context.Context, *buffer) error) error {
 	if cmd.Args().Present() {
 		return fmt.Errorf("%s takes flags only, not %q", cmd.Name, cmd.Args().First())
 	}
-	dataDir := cmd.String("data-dir")
+	return lookInto(ctx, "data-dir", cmd.String("data-dir"), cmd.String("metrics-listen-addr"), look)
+}
+
+// lookInto opens the store in a data dir, which a flag names, and calls look: with the store
+// itself, or, where a daemon has it open, with a copy that the daemon at the address makes. The
+// context that look is given also ends when the copy does.
+func lookInto(ctx context.Context, flag, dataDir, addr string, look func(context.Context, *buffer) error) error {
 	store := filepath.Join(dataDir, "slipstream")
 	r, err := openReader(store)
 	if err == nil {
@@ -183,11 +187,11 @@ func withBuffer(ctx context.Context, cmd *cli.Command, look func(context.Context
 	switch {
 	case errors.Is(err, eventlog.ErrInUse):
 	case errors.Is(err, errNoLog):
-		return fmt.Errorf("--data-dir %s: %w", dataDir, err)
+		return fmt.Errorf("--%s %s: %w", flag, dataDir, err)
 	default:
 		return err
 	}
-	answer, err := askForCopy(ctx, store, cmd.String("metrics-listen-addr"))
+	answer, err := askForCopy(ctx, store, addr)
 	if err != nil {
 		return err
 	}

@@ -490,7 +490,7 @@ func TestFlippedBit(t *testing.T) {
 func TestCutManifest(t *testing.T) {
 	step := 20
 	if testing.Short() {
-		step = 100
+		step = 500 // under the race detector each takes a second
 	}
 	for _, left := range []int{young, closed, crashed} {
 		s := newSpecimen(t, left)

@@ -1,6 +1,6 @@
 //go:build cgo
 
-package main
+package train
 
 // gozstd links libzstd with its dictionary builder, but wraps only the part of it that
 // chooses the content, too.
@@ -17,8 +17,11 @@ import (
 	"errors"
 	"unsafe"
 
-	_ "github.com/valyala/gozstd"
+	"github.com/valyala/gozstd"
 )
+
+// Available returns why this program cannot train; nil: it can.
+func Available() error { return nil }
 
 // finalize puts libzstd's header in front of the content: the id, and tables of what it
 // takes to compress the samples with that content.
@@ -39,4 +42,13 @@ func finalize(content []byte, samples [][]byte, id uint32) ([]byte, error) {
 		return nil, errors.New("libzstd: " + C.GoString(C.ZDICT_getErrorName(n)))
 	}
 	return d[:n], nil
+}
+
+// newDecoder returns libzstd's decoder.
+func newDecoder(dictionary []byte) (func(frame []byte) ([]byte, error), error) {
+	d, err := gozstd.NewDDict(dictionary)
+	if err != nil {
+		return nil, err
+	}
+	return func(frame []byte) ([]byte, error) { return gozstd.DecompressDict(nil, frame, d) }, nil
 }

@@ -304,7 +304,8 @@ func daemonRestarts(t *testing.T, w *world, d *daemon, alice *account) {
 	}
 }
 
-// An account that is deleted: the PDS forgets all of its events but the last.
+// An account that is deleted: the PDS forgets all of its events but the last. To a daemon
+// that has been away meanwhile this is a jump in the numbers, which it calls a possible gap.
 func accountDeleted(t *testing.T, w *world, d *daemon, alice *account) {
 	dave := w.createAccount(t, "dave")
 	w.create(t, dave, "app.bsky.feed.post", "", post("ここにいた"))
@@ -314,6 +315,18 @@ func accountDeleted(t *testing.T, w *world, d *daemon, alice *account) {
 	w.create(t, alice, "app.bsky.feed.post", "", post("さようなら"))
 	w.settle(t)
 	noAlarm(t, d)
+
+	d.end(t, syscall.SIGTERM)
+	seen := len(w.want)
+	erin := w.createAccount(t, "erin")
+	w.create(t, erin, "app.bsky.feed.post", "", post("誰も見ていない"))
+	w.admin(t, "com.atproto.admin.deleteAccount", object{"did": erin.did})
+	w.want = append(w.want[:seen], event{kind: "account", did: erin.did, status: "deleted"})
+	w.create(t, alice, "app.bsky.feed.post", "", post("また一人"))
+	d.start(t)
+	d.waitReady(t)
+	w.settle(t)
+	t.Logf("what the daemon says of it: %q", d.alarms(t))
 }
 
 // What is replayed is what came live, byte for byte.

@@ -62,6 +62,7 @@ func TestPDS(t *testing.T) {
 		{"PDSRestarts", func(t *testing.T) { pdsRestarts(t, w, d, alice) }},
 		{"DaemonRestarts", func(t *testing.T) { daemonRestarts(t, w, d, alice) }},
 		{"AccountDeleted", func(t *testing.T) { accountDeleted(t, w, d, alice) }},
+		{"OddRecords", func(t *testing.T) { oddRecords(t, w, d, alice) }},
 		{"Replay", func(t *testing.T) { replay(t, w) }},
 	}
 	for _, s := range steps {
@@ -327,6 +328,53 @@ func accountDeleted(t *testing.T, w *world, d *daemon, alice *account) {
 	d.waitReady(t)
 	w.settle(t)
 	t.Logf("what the daemon says of it: %q", d.alarms(t))
+}
+
+// The PDS takes records for which it has no lexicon nearly as they come. Where a map has the
+// shape of a link, of bytes or of a blob and is none, its record is left out and counted, as
+// package dagcbor says; whatever else is odd arrives.
+func oddRecords(t *testing.T, w *world, d *daemon, alice *account) {
+	const link = "bafyreigeljriqb37rbvcwfezx4npxn3huqvq3n5w63oc62kqpvn7s4r77m"
+	before, dropped := d.metrics(t), map[string]float64{}
+	for _, c := range []struct{ record, reason string }{
+		{`{"a": 1, "a": 2}`, ""},
+		{`{"a": -0, "b": 1e3}`, ""},
+		{`{"\ud800": "\udc00"}`, ""},
+		{`{"a": {"$bytes": "AB"}, "b": {"$bytes": "AA=="}, "c": {"$bytes": "_-8"}}`, ""},
+		{`{"a": {"cid": "none", "mimeType": "image/png", "more": 1}}`, ""},
+		{`{"a": {"$link": "none"}}`, "invalid_link"},
+		{`{"a": {"$link": "` + link + `", "more": 1}}`, "invalid_link"},
+		{`{"a": {"$link": "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR"}}`, "invalid_cid"},
+		{`{"a": {"$bytes": 1}}`, "invalid_bytes"},
+		{`{"a": {"$bytes": "none!"}}`, "invalid_bytes"},
+		{`{"a": {"$type": 1}}`, "invalid_type"},
+		{`{"a": {"$type": ""}}`, "invalid_type"},
+		{`{"a": {"$type": "blob", "ref": "none"}}`, "invalid_blob"},
+		{`{"a": {"cid": "none", "mimeType": "image/png"}}`, "invalid_blob"},
+		{`{"` + strings.Repeat("k", 8193) + `": 1}`, "too_large"},
+		{`{"a": ` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `}`, "too_deep"},
+	} {
+		if c.reason == "" {
+			w.create(t, alice, "com.example.odd", "", json.RawMessage(c.record))
+			continue
+		}
+		w.procedure(t, "com.atproto.repo.createRecord", alice.auth(),
+			object{"repo": alice.did, "collection": "com.example.odd", "record": json.RawMessage(c.record)}, nil)
+		dropped[`slipstream_ops_dropped_total{reason="record_`+c.reason+`"}`]++
+	}
+	w.create(t, alice, "app.bsky.feed.post", "", post("それだけ"))
+	w.settle(t)
+	after := d.metrics(t)
+	for name, v := range after {
+		if strings.HasPrefix(name, "slipstream_ops_dropped_total") && v-before[name] != dropped[name] {
+			t.Errorf("%s went from %v to %v, want %v more", name, before[name], v, dropped[name])
+		}
+	}
+	for name := range dropped {
+		if _, ok := after[name]; !ok {
+			t.Errorf("no metric %s", name)
+		}
+	}
 }
 
 // What is replayed is what came live, byte for byte.

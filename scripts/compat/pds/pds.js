@@ -1,6 +1,8 @@
 // A PDS and the PLC directory that it needs, on loopback, for the tests beside it.
 //
-//   node pds.js PLC-PORT PDS-PORT DIR
+//   node pds.js PLC-PORT PDS-PORT DIR [KEPT-MS]
+//
+// KEPT-MS is for how long events can be asked for; a day, if it is left out.
 //
 // What DIR holds is found again by the next start with the same ports: accounts, repos,
 // directory and secrets. Once both listen, one line of JSON on stdout says where, and the
@@ -51,7 +53,7 @@ function secretsOf(file) {
   return JSON.parse(fs.readFileSync(file, 'utf8'))
 }
 
-async function main([plcPort, pdsPort, dir]) {
+async function main([plcPort, pdsPort, dir, keptMs]) {
   fs.mkdirSync(path.join(dir, 'blobs'), { recursive: true })
   const directory = await startDirectory(Number(plcPort), path.join(dir, 'plc.jsonl'))
   const secrets = secretsOf(path.join(dir, 'secrets.json'))
@@ -64,6 +66,7 @@ async function main([plcPort, pdsPort, dir]) {
     didPlcUrl: `http://127.0.0.1:${plcPort}`,
     serviceHandleDomains: ['.test'],
     inviteRequired: false,
+    repoBackfillLimitMs: keptMs && Number(keptMs),
   }), envToSecrets(secrets)))
   await pds.start()
 

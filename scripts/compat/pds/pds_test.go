@@ -62,6 +62,7 @@ func TestPDS(t *testing.T) {
 		{"PDSRestarts", func(t *testing.T) { pdsRestarts(t, w, d, alice) }},
 		{"DaemonRestarts", func(t *testing.T) { daemonRestarts(t, w, d, alice) }},
 		{"AccountDeleted", func(t *testing.T) { accountDeleted(t, w, d, alice) }},
+		{"IdleForDays", func(t *testing.T) { idleForDays(t, w, d, alice) }},
 		{"OddRecords", func(t *testing.T) { oddRecords(t, w, d, alice) }},
 		{"Replay", func(t *testing.T) { replay(t, w) }},
 	}
@@ -328,6 +329,27 @@ func accountDeleted(t *testing.T, w *world, d *daemon, alice *account) {
 	d.waitReady(t)
 	w.settle(t)
 	t.Logf("what the daemon says of it: %q", d.alarms(t))
+}
+
+// A PDS keeps its events for a day. Where nothing has happened for longer, nothing is missing.
+func idleForDays(t *testing.T, w *world, d *daemon, alice *account) {
+	reconnects := func() float64 { return d.metrics(t)["slipstream_upstream_reconnects_total"] }
+	before, alarms := reconnects(), d.alarms(t, disconnected)
+	w.pds.end(t, syscall.SIGTERM)
+	w.pds.kept = time.Second
+	w.pds.start(t)
+	eventually(t, time.Minute, func() string {
+		if d.metrics(t)["slipstream_upstream_connected"] != 1 || reconnects() == before {
+			return "the daemon does not connect again"
+		}
+		return ""
+	})
+	time.Sleep(w.pds.kept)
+	w.create(t, alice, "app.bsky.feed.post", "", post("久しぶり"))
+	w.settle(t)
+	if now := d.alarms(t, disconnected); !slices.Equal(now, alarms) {
+		t.Errorf("false alarms, beside %q:\n%s", alarms, strings.Join(now, "\n"))
+	}
 }
 
 // The PDS takes records for which it has no lexicon nearly as they come. Where a map has the

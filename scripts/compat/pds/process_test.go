@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -134,14 +135,19 @@ func portOf(addr string) string {
 // upstream is a PDS and its directory.
 type upstream struct {
 	modules, dir string
-	plc, addr    string // host:port
-	password     string // of the admin
+	plc, addr    string        // host:port
+	kept         time.Duration // how long it keeps events; 0: as long as it is used to
+	password     string        // of the admin
 	*process
 }
 
 func (u *upstream) start(t testing.TB) {
 	t.Helper()
-	cmd := exec.Command("node", "pds.js", portOf(u.plc), portOf(u.addr), u.dir)
+	args := []string{"pds.js", portOf(u.plc), portOf(u.addr), u.dir}
+	if u.kept != 0 {
+		args = append(args, strconv.FormatInt(u.kept.Milliseconds(), 10))
+	}
+	cmd := exec.Command("node", args...)
 	cmd.Env = append(os.Environ(), "NODE_PATH="+u.modules)
 	u.process = startProcess(t, cmd)
 	eventually(t, time.Minute, func() string {
@@ -237,13 +243,14 @@ func (d *daemon) alarms(t testing.TB, expected ...string) (all []string) {
 			all = append(all, strings.TrimSpace(line))
 		}
 	}
-	for name, v := range d.metrics(t) {
+	metrics := d.metrics(t)
+	for _, name := range slices.Sorted(maps.Keys(metrics)) {
 		base, _, _ := strings.Cut(name, "{")
 		switch base {
 		case "slipstream_upstream_gaps_total", "slipstream_upstream_resets_total", "slipstream_upstream_error_frames_total",
 			"slipstream_upstream_notices_total", "slipstream_upstream_messages_dropped_total",
 			"slipstream_ops_dropped_total", "slipstream_frames_dropped_total":
-			if v != 0 {
+			if v := metrics[name]; v != 0 {
 				all = append(all, fmt.Sprintf("%s %v", name, v))
 			}
 		}

@@ -205,7 +205,7 @@ func (l *legacy) run(ctx context.Context) error {
 	)
 	primary := l.known.Primary()
 	switch {
-	case isLegacy(primary.Dictionary()):
+	case isLegacy(l.known.Bytes(primary.ID())):
 		l.log.Info(served, "dictionary", primary.ID())
 	case l.given != nil:
 		l.log.Warn(notServed+", which --legacy-dictionary names", "dictionary", primary.ID(), "file", l.flag)
@@ -226,7 +226,7 @@ func (l *legacy) run(ctx context.Context) error {
 		}
 		l.log.Info(served+" from now on, and kept", "dictionary", legacyID, "from", redacted(l.url), "file", l.kept.file(legacyID))
 	default:
-		l.log.Warn(notServed+", our own; for them, set --legacy-dictionary to auto", "dictionary", primary.ID())
+		l.log.Info(notServed+", our own; for them, set --legacy-dictionary to auto", "dictionary", primary.ID()) // the operator knows
 	}
 	return nil
 }

@@ -209,7 +209,7 @@ func TestLegacyOutcome(t *testing.T) {
 		}
 	}
 	t.Run("off", func(t *testing.T) {
-		check(t, Config{LegacyDictionary: legacyOff}, ours, "WARN", "cannot read", "set --legacy-dictionary to auto")
+		check(t, Config{LegacyDictionary: legacyOff}, ours, "INFO", "cannot read", "set --legacy-dictionary to auto")
 		check(t, Config{}, ours, "WARN")
 	})
 	for name, c := range faultyHomes(t) {
@@ -235,7 +235,7 @@ func TestLegacyOutcome(t *testing.T) {
 		cfg.LegacyDictionaryURL = "http://127.0.0.1:0/"
 		check(t, cfg, legacyID, "INFO", "can read")
 		cfg.LegacyDictionary = legacyOff
-		check(t, cfg, ours, "WARN", "cannot read")
+		check(t, cfg, ours, "INFO", "cannot read")
 
 		// What cannot be kept must not be used: nothing could read what is stored.
 		cfg = Config{LegacyDictionary: legacyAuto, LegacyDictionaryURL: home(t, legacy).URL, DataDir: t.TempDir()}

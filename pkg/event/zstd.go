@@ -23,9 +23,8 @@ func DictionaryID(dictionary []byte) (uint32, error) {
 // Compressor makes one stand-alone zstd frame of one payload, with a dictionary. It
 // is safe for concurrent use and lives as long as the process.
 type Compressor struct {
-	id         uint32
-	dictionary []byte
-	encoder    encoder // libzstd with cgo, klauspost without
+	id      uint32
+	encoder encoder // libzstd with cgo, klauspost without
 }
 
 // NewCompressor digests the dictionary, which it keeps.
@@ -44,14 +43,11 @@ func NewCompressor(dictionary []byte) (*Compressor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("zstd dictionary %d: %w", id, err)
 	}
-	return &Compressor{id: id, dictionary: dictionary, encoder: enc}, nil
+	return &Compressor{id: id, encoder: enc}, nil
 }
 
 // ID returns the dictionary's id, which every frame names.
 func (c *Compressor) ID() uint32 { return c.id }
-
-// Dictionary returns the dictionary. The caller must not change it.
-func (c *Compressor) Dictionary() []byte { return c.dictionary }
 
 // Append appends payload's zstd frame to dst.
 func (c *Compressor) Append(dst, payload []byte) []byte {

@@ -210,7 +210,7 @@ func TestLegacyOutcome(t *testing.T) {
 	}
 	t.Run("off", func(t *testing.T) {
 		check(t, Config{LegacyDictionary: legacyOff}, ours, "INFO", "cannot read", "set --legacy-dictionary to auto")
-		check(t, Config{}, ours, "WARN")
+		check(t, Config{}, ours, "INFO")
 	})
 	for name, c := range faultyHomes(t) {
 		t.Run(name, func(t *testing.T) {

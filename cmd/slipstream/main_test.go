@@ -64,7 +64,7 @@ func testConfig(t testing.TB, upstream string) Config {
 	}
 	start := firehose.Seq(0)
 	return Config{
-		UpstreamURL: url, UpstreamCursor: &start,
+		UpstreamURLs: []string{url}, UpstreamCursor: &start,
 		ListenAddr: freeAddr(t), MetricsListenAddr: freeAddr(t), DataDir: t.TempDir(),
 		EventTTL: 24 * time.Hour, Linger: 20 * time.Millisecond, WindowBytes: 16 << 20, StallTimeout: 2 * time.Minute,
 		LogLevel: slog.LevelInfo, LogFormat: "text",

@@ -337,8 +337,8 @@ func TestEnvironment(t *testing.T) {
 		get        func(Config) any
 		want       any
 	}{
-		{"SLIPSTREAM_UPSTREAM_URL", "http://127.0.0.1:1", func(c Config) any { return c.UpstreamURL }, "ws://127.0.0.1:1/xrpc/com.atproto.sync.subscribeRepos"},
-		{"JETSTREAM_WS_URL", "wss://relay.example/xrpc/com.atproto.sync.subscribeRepos", func(c Config) any { return c.UpstreamURL }, "wss://relay.example/xrpc/com.atproto.sync.subscribeRepos"},
+		{"SLIPSTREAM_UPSTREAM_URL", "http://127.0.0.1:1", func(c Config) any { return strings.Join(c.UpstreamURLs, " ") }, "ws://127.0.0.1:1/xrpc/com.atproto.sync.subscribeRepos"},
+		{"JETSTREAM_WS_URL", "wss://relay.example/xrpc/com.atproto.sync.subscribeRepos", func(c Config) any { return strings.Join(c.UpstreamURLs, " ") }, "wss://relay.example/xrpc/com.atproto.sync.subscribeRepos"},
 		{"SLIPSTREAM_UPSTREAM_CURSOR", "0", func(c Config) any { return *c.UpstreamCursor }, 0},
 		{"SLIPSTREAM_OVERRIDE_UPSTREAM_CURSOR", "17", func(c Config) any { return *c.OverrideCursor }, 17},
 		{"JETSTREAM_OVERRIDE_RELAY_CURSOR", "17", func(c Config) any { return *c.OverrideCursor }, 17},

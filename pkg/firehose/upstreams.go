@@ -81,8 +81,9 @@ type Resume struct {
 	Reached func() time.Time
 }
 
-// keepSamples is how many are kept of a relay: ten minutes' worth, and the one that matters.
-const keepSamples = 12
+// keepSamples is how many are kept of a relay: twice what lies between now and the oldest one
+// that is resumed from. They are stored with every chunk, in some 55 bytes each.
+const keepSamples = 8
 
 // NewUpstreams makes them. It does not connect.
 func NewUpstreams(cfg UpstreamsConfig) *Upstreams {
@@ -137,10 +138,10 @@ func (u *Upstreams) Run(ctx context.Context, from Resume, handle func(Frame) err
 	if u.reached = from.Reached; u.reached == nil {
 		u.reached = func() time.Time { return time.Time{} }
 	}
+	u.mu.Lock()
 	for i := range from.Relays {
 		u.relays[i].last, u.relays[i].samples = from.Relays[i].Last, from.Relays[i].Samples
 	}
-	u.mu.Lock()
 	u.active = max(0, from.Active)
 	u.mu.Unlock()
 	if u.several() {
@@ -209,7 +210,7 @@ func (u *Upstreams) deliver(ctx context.Context, active int, start Start, epoch 
 		leave()
 		u.leave = nil
 		back := u.next
-		if s.start.Known && s.handled > 0 {
+		if s.start.Known {
 			u.relays[active].last = &Position{Seq: s.start.Cursor, Time: u.reached()}
 		}
 		u.mu.Unlock()

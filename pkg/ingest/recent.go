@@ -9,9 +9,9 @@ import (
 	"slipstream/pkg/eventlog"
 )
 
-// recentFrames is how many frames are remembered: about two minutes of the whole
-// network, which is what an overlap after a switch amounts to. 512 KB.
-const recentFrames = 1 << 16
+// recentFrames is how many frames are remembered: an overlap after a switch is two to four
+// minutes, which is as many at 1,000 frames/s. 2 MB, and SET MB more for the set.
+const recentFrames = 1 << 18
 
 // recent remembers the ids of the most recent frames. Remembering costs next to nothing;
 // the set to look ids up in exists only while there may be something to find: keeping it

@@ -7,7 +7,7 @@ import (
 )
 
 func newTestSequencer() *sequencer {
-	return &sequencer{in: New(Config{}), seq: -1, stored: -1}
+	return &sequencer{in: New(Config{Upstreams: oneUpstream("")}), seq: -1, stored: -1}
 }
 
 // Within one sequence of numbers a frame goes out once, whatever the order in which

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 		os.Setenv("SLIPSTREAM_LEGACY_DICTIONARY", legacyOff)
 	}
 	if os.Getenv("SLIPSTREAM_TEST_MAIN") != "" {
+		if every, err := time.ParseDuration(os.Getenv(samplesEnv)); err == nil {
+			sampleInterval = every
+		}
 		main()
 		os.Exit(0)
 	}

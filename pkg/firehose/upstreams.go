@@ -81,6 +81,18 @@ type Resume struct {
 	Reached func() time.Time
 }
 
+// Began returns when the stream began, if what is stored says so; zero: it does not.
+func (r *Resume) Began() time.Time {
+	for i := range r.Relays {
+		for _, p := range r.Relays[i].Samples {
+			if p.Start {
+				return p.Time
+			}
+		}
+	}
+	return time.Time{}
+}
+
 // keepSamples is how many are kept of a relay: twice what lies between now and the oldest one
 // that is resumed from. They are stored with every chunk, in some 55 bytes each.
 const keepSamples = 8
@@ -277,14 +289,14 @@ func (u *Upstreams) late(i int, reached time.Time) bool {
 	defer u.mu.Unlock()
 	r := &u.relays[i]
 	if n := len(r.samples); n > 0 && time.Since(r.sampled) < u.cfg.SampleInterval/2 {
-		return reached.Sub(r.samples[n-1].Time) > u.maxOverlap()
+		return reached.Sub(r.samples[n-1].Time) > u.MaxOverlap()
 	}
 	return false
 }
 
-// maxOverlap is the oldest position to resume from that is not searched for a newer one: the
-// receiver must recognise what comes twice.
-func (u *Upstreams) maxOverlap() time.Duration { return 2 * u.cfg.Margin }
+// MaxOverlap is how long ago the oldest position is that is resumed from without a search for a
+// newer one: the receiver must recognise what comes twice.
+func (u *Upstreams) MaxOverlap() time.Duration { return 2 * u.cfg.Margin }
 
 // fit returns where a relay can be resumed so that nothing is lost and little comes twice: the
 // last frame that was taken from it, or the newest sample that is older by Margin than what was
@@ -295,11 +307,11 @@ func (u *Upstreams) fit(i int) (best Position, ok bool) {
 	defer u.mu.Unlock()
 	r := &u.relays[i]
 	best, ok = newest(r, reached.Add(-u.cfg.Margin))
-	if ok && reached.Sub(best.Time) <= u.maxOverlap() {
+	if ok && reached.Sub(best.Time) <= u.MaxOverlap() {
 		return best, true
 	}
 	for _, p := range r.samples {
-		if p.Start && reached.Sub(p.Time) <= u.maxOverlap() {
+		if p.Start && reached.Sub(p.Time) <= u.MaxOverlap() {
 			return p, true
 		}
 	}

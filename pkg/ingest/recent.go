@@ -65,8 +65,32 @@ func (r *recent) add(id uint64) (repeat bool) {
 // has looks an id up whether or not watching. It goes through all that is remembered.
 func (r *recent) has(id uint64) bool { return slices.Contains(r.ring, id) }
 
-// fill adds the frames that the log's tail came from.
-func (r *recent) fill(log *eventlog.Log) error {
+// beginning keeps a stream that began live from growing backwards. Relays differ in their order,
+// so after the first failover the other one sends commits that were before the beginning for the
+// first one, behind later ones of the same repo.
+type beginning struct {
+	revs   map[uint64]string // by the DID's hash: the rev that the repo began with
+	filter bool              // there was a switch, or may have been
+}
+
+// beginningRepos bounds it: 8 MB in the worst case, for the first minutes.
+const beginningRepos = 1 << 16
+
+// admit remembers a commit that is the first of its repo, and reports whether it is none from
+// before that.
+func (b *beginning) admit(did, rev []byte) bool {
+	id := frameID(0, did, nil)
+	if first, ok := b.revs[id]; ok {
+		return !b.filter || string(rev) >= first
+	}
+	if len(b.revs) < beginningRepos {
+		b.revs[id] = string(rev)
+	}
+	return true
+}
+
+// fill adds the frames that the log's tail came from, also to a beginning if there is one.
+func (r *recent) fill(log *eventlog.Log, b *beginning) error {
 	position, err := log.Tail(recentFrames)
 	if err != nil {
 		return err
@@ -104,7 +128,11 @@ func (r *recent) fill(log *eventlog.Log) error {
 			switch e.Kind {
 			case event.KindCommit:
 				payload := event.Payload(frames[c.Start(i, eventlog.JSON):e.End[eventlog.JSON]])
-				remember(frameID(e.Kind, []byte(did), event.Rev(payload, len(did))))
+				rev := event.Rev(payload, len(did))
+				remember(frameID(e.Kind, []byte(did), rev))
+				if b != nil {
+					b.admit([]byte(did), rev)
+				}
 			case event.KindSync:
 				var sync struct{ Sync struct{ Rev string } }
 				if err := json.Unmarshal(extra[c.Start(i, eventlog.Extra):e.End[eventlog.Extra]], &sync); err != nil {

@@ -76,6 +76,9 @@ type sequencer struct {
 	update   int                  // of the samples that were stored last
 	clock    clock
 
+	beginning *beginning // nil: there is none, or it is long ago
+	began     time.Time  // what was reached then
+
 	recent  recent
 	repeats int // duplicates in a row
 
@@ -93,9 +96,6 @@ func (in *Ingester) newSequencer() (*sequencer, firehose.Resume, error) {
 	s := &sequencer{
 		in: in, last: max(in.cfg.Log.Last(), in.cfg.Log.Trimmed()), seq: -1, stored: -1,
 		left: make([]*firehose.Position, len(urls)),
-	}
-	if err := s.recent.fill(in.cfg.Log); err != nil {
-		return nil, firehose.Resume{}, fmt.Errorf("read the log's tail: %w", err)
 	}
 	from := firehose.Resume{Reached: in.reachedTime}
 	var stored Checkpoint
@@ -119,6 +119,12 @@ func (in *Ingester) newSequencer() (*sequencer, firehose.Resume, error) {
 		s.left[i] = r.Last
 		from.Relays = append(from.Relays, r)
 		known = known || r.Last != nil || r.Samples != nil
+	}
+	if began := from.Began(); !began.IsZero() && in.reachedTime().Sub(began) <= in.cfg.Upstreams.MaxOverlap() {
+		s.beginning = &beginning{revs: make(map[uint64]string), filter: true}
+	}
+	if err := s.recent.fill(in.cfg.Log, s.beginning); err != nil {
+		return nil, from, fmt.Errorf("read the log's tail: %w", err)
 	}
 	// A switch may have been a moment ago, its overlap not yet over.
 	if len(urls) > 1 {
@@ -156,6 +162,8 @@ func (in *Ingester) newSequencer() (*sequencer, firehose.Resume, error) {
 	from.Start = firehose.Start{Live: true}
 	if in.cfg.From != nil {
 		from.Start = firehose.Start{Cursor: *in.cfg.From}
+	} else if len(urls) > 1 {
+		s.beginning = &beginning{revs: make(map[uint64]string)}
 	}
 	return s, from, nil
 }
@@ -275,6 +283,10 @@ func (s *sequencer) batch(b *batch) {
 		events := b.events[from:d.events]
 		from = d.events
 		keep := s.admit(d)
+		if keep && s.beginning != nil && len(events) > 0 && events[0].kind == event.KindCommit {
+			payload, end := event.Payload(json[:events[0].size]), event.DIDOffset+int(events[0].didLen)
+			keep = s.beginning.admit(payload[event.DIDOffset:end], event.Rev(payload, int(events[0].didLen)))
+		}
 		for j := range events {
 			e := &events[j]
 			if e.kind == event.KindSync {
@@ -292,7 +304,16 @@ func (s *sequencer) batch(b *batch) {
 	}
 	if !b.newest.IsZero() {
 		s.clock.add(b.newest)
-		s.in.reached.Store(s.clock.median().UnixNano())
+		reached := s.clock.median()
+		s.in.reached.Store(reached.UnixNano())
+		if s.beginning != nil {
+			if s.began.IsZero() {
+				s.began = reached
+			}
+			if reached.Sub(s.began) > s.in.cfg.Upstreams.MaxOverlap() {
+				s.beginning = nil
+			}
+		}
 		s.in.metrics.lag.Set(now.Sub(b.newest).Seconds())
 	}
 	s.in.metrics.seq.Set(float64(s.seq))
@@ -309,6 +330,9 @@ func (s *sequencer) admit(d *decoded) bool {
 		}
 		s.epoch, s.upstream, s.seq, s.repeats = d.epoch, d.upstream, -1, 0
 		s.recent.watch()
+		if s.beginning != nil {
+			s.beginning.filter = true
+		}
 	}
 	if d.seq <= s.seq {
 		s.repeats++

@@ -15,6 +15,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/firehose"
+	"slipstream/pkg/ingest"
 	"slipstream/pkg/simrelay"
 )
 
@@ -409,4 +410,46 @@ func TestFailoverKill(t *testing.T) {
 		}
 	}
 	c.check(w[0], simrelay.DefaultFirstSeq)
+}
+
+// What is left out is neither sent nor stored; the position moves all the same, and syncs stay.
+func TestLeftOut(t *testing.T) {
+	const total = 3000
+	relay, url := startRelay(t, simrelay.Config{Seed: 5, Accounts: 50, Total: total})
+	cfg := testConfig(t, url)
+	cfg.Filter = ingest.Filter{Collections: []string{"app.bsky.feed.post"}, NoIdentity: true, NoAccount: true}
+	d := startDaemon(t, cfg)
+	for deadline := time.Now().Add(20 * time.Second); metric(t, d.metrics, "slipstream_upstream_seq") != simrelay.DefaultFirstSeq+total-1; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the position does not get to the end")
+		}
+	}
+	var posts []simrelay.Expected
+	syncs := 0
+	for seq := int64(simrelay.DefaultFirstSeq); seq <= relay.LastSeq(); seq++ {
+		for _, e := range relay.Expected(seq) {
+			switch {
+			case e.Collection == "app.bsky.feed.post":
+				posts = append(posts, e)
+			case e.Kind == "sync":
+				syncs++
+			}
+		}
+	}
+	r := newReader(t, dial(t, d.addr, "cursor=0"))
+	for i, m := range r.messages(t, len(posts)) {
+		e := parseEvent(t, m)
+		if diff := e.matches(&posts[i]); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+	if m, err := r.next(200 * time.Millisecond); err == nil {
+		t.Errorf("one event too many: %s", m)
+	}
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if seq, events := stored(t, cfg.DataDir); seq != simrelay.DefaultFirstSeq+total-1 || events != len(posts)+syncs || syncs == 0 {
+		t.Errorf("stored up to %d, %d events; want %d posts and %d syncs", seq, events, len(posts), syncs)
+	}
 }

@@ -118,7 +118,7 @@ func benchRun(b testing.TB, frames []firehose.Frame) (*run, *event.Compressor) {
 	d := decoder{in: in}
 	x := &batch{frames: frames}
 	d.batch(x)
-	s := &sequencer{in: in, seq: -1}
+	s := &sequencer{in: in, seq: -1, recent: recent{size: recentFrames}}
 	s.next(<-in.freeRuns)
 	s.batch(x)
 	return s.current, compressor

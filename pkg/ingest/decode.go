@@ -118,14 +118,15 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 		if err := d.commit.Parse(f.Body); err != nil {
 			return err
 		}
-		x.id = frameID(event.KindCommit, d.commit.Repo, d.commit.Rev)
 		d.time = d.commit.Time
 		if d.commit.Skipped > 0 {
 			d.in.metrics.opsExcluded.Add(float64(d.commit.Skipped))
 			if len(d.commit.Ops) == 0 {
-				x.id = 0 // it would take the place of one that might come twice
+				return nil // it would take the place of one that might come twice
 			}
-		} else if d.commit.TooBig && len(d.commit.Ops) == 0 {
+		}
+		x.id = frameID(event.KindCommit, d.commit.Repo, d.commit.Rev)
+		if d.commit.TooBig && len(d.commit.Ops) == 0 {
 			d.in.metrics.tooBig.Inc() // what it changed was left out by the sender
 		}
 		d.ops(b, &d.commit)

@@ -9,14 +9,20 @@ import (
 	"slipstream/pkg/eventlog"
 )
 
-// recentFrames is how many frames are remembered: an overlap after a switch is two to four
-// minutes, which is as many at 1,000 frames/s. 2 MB, and SET MB more for the set.
-const recentFrames = 1 << 18
+// How many frames are remembered. After a switch of relays the overlap is two to four minutes,
+// which is as many frames of the whole network at 1,000 a second; where there is one relay, it
+// may start its numbers anew, and a quarter has to do.
+const (
+	recentFrames = 1 << 16 // 0.5 MB, and 2.5 MB while watching; 0.1 s to read from the log's tail
+	switchFrames = 1 << 18 // four times as much
+)
 
 // recent remembers the ids of the most recent frames. Remembering costs next to nothing;
 // the set to look ids up in exists only while there may be something to find: keeping it
 // at all times took 3 percent of the pipeline's CPU.
 type recent struct {
+	size int // the most that are remembered
+
 	ring []uint64
 	next int // where the oldest is, once the ring is full
 
@@ -27,11 +33,11 @@ type recent struct {
 // watch makes add look out for repeats, until as many frames have come as are remembered:
 // then nothing of what was before is left to be repeated.
 func (r *recent) watch() {
-	r.left = recentFrames
+	r.left = r.size
 	if r.seen != nil {
 		return
 	}
-	r.seen = make(map[uint64]struct{}, recentFrames)
+	r.seen = make(map[uint64]struct{}, r.size)
 	for _, id := range r.ring {
 		r.seen[id] = struct{}{}
 	}
@@ -50,7 +56,7 @@ func (r *recent) add(id uint64) (repeat bool) {
 			r.seen[id] = struct{}{}
 		}
 	}
-	if len(r.ring) < recentFrames {
+	if len(r.ring) < r.size {
 		r.ring = append(r.ring, id)
 		return false
 	}
@@ -58,7 +64,7 @@ func (r *recent) add(id uint64) (repeat bool) {
 		delete(r.seen, r.ring[r.next])
 	}
 	r.ring[r.next] = id
-	r.next = (r.next + 1) % recentFrames
+	r.next = (r.next + 1) % r.size
 	return false
 }
 
@@ -91,7 +97,8 @@ func (b *beginning) admit(did, rev []byte) bool {
 
 // fill adds the frames that the log's tail came from, also to a beginning if there is one.
 func (r *recent) fill(log *eventlog.Log, b *beginning) error {
-	position, err := log.Tail(recentFrames)
+	// There are more events than frames, though not by as much.
+	position, err := log.Tail(r.size + r.size/4)
 	if err != nil {
 		return err
 	}

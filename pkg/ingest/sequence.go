@@ -95,7 +95,10 @@ func (in *Ingester) newSequencer() (*sequencer, firehose.Resume, error) {
 	urls := in.cfg.Upstreams.URLs()
 	s := &sequencer{
 		in: in, last: max(in.cfg.Log.Last(), in.cfg.Log.Trimmed()), seq: -1, stored: -1,
-		left: make([]*firehose.Position, len(urls)),
+		left: make([]*firehose.Position, len(urls)), recent: recent{size: recentFrames},
+	}
+	if len(urls) > 1 {
+		s.recent.size = switchFrames
 	}
 	from := firehose.Resume{Reached: in.reachedTime}
 	var stored Checkpoint

@@ -215,13 +215,13 @@ func (c *consumer) check(w *twin, first int64) {
 		}
 		return missing, repeats
 	}
-	missing, repeats := complete()
+	missing, _ := complete()
 	for deadline := time.Now().Add(30 * time.Second); len(missing) > 0 && time.Now().Before(deadline); {
 		time.Sleep(200 * time.Millisecond)
 		missing, _ = complete()
 	}
 	time.Sleep(500 * time.Millisecond) // for what comes too much
-	missing, repeats = complete()
+	missing, repeats := complete()
 	if len(missing) > 0 {
 		c.t.Errorf("%d of %d events are missing, the first: %v", len(missing), len(want), missing[0])
 	}

@@ -133,6 +133,9 @@ var errNewSequence = errors.New("the relay's sequence numbers start anew")
 // errGivenUp ends a session that has had no working connection for as long as it may.
 var errGivenUp = errors.New("no connection to the relay")
 
+// errSilent ends a connection over which no frame came for Config.LivenessTTL.
+var errSilent = errors.New("no frame")
+
 // errHandler marks an error of the receiver's.
 type errHandler struct{ error }
 
@@ -182,8 +185,9 @@ func (s *session) run(ctx context.Context) error {
 			s.failing = true
 			s.log.Log(ctx, level, "connection to the relay ended, trying again", "error", err, "pause", s.backoff.Round(time.Millisecond))
 		}
-		// To have been let in is nothing yet; a frame is, or an answer to a ping.
-		if s.handled > before || s.answered {
+		// To have been let in is nothing yet; a frame is, or an answer to a ping where silence
+		// is no fault.
+		if s.handled > before || s.answered && !errors.Is(err, errSilent) {
 			s.down = time.Now()
 		}
 		pause := s.backoff/2 + rand.N(s.backoff/2+1)
@@ -326,7 +330,7 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 			var timeout net.Error
 			if errors.As(err, &timeout) && timeout.Timeout() {
 				if s.cfg.LivenessTTL > 0 && time.Since(frame) >= s.cfg.LivenessTTL {
-					return fmt.Errorf("no frame for %s", s.cfg.LivenessTTL)
+					return fmt.Errorf("%w for %s", errSilent, s.cfg.LivenessTTL)
 				}
 				return errors.New("the relay sends nothing and answers no ping")
 			}

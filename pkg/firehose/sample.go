@@ -122,10 +122,13 @@ func (u *Upstreams) sample(ctx context.Context, i int, start bool) bool {
 		log.Info("a standby can be reached again")
 	}
 	r.reachable = true
-	r.good++
 	if err != nil {
+		if u.quiet { // so it is no wonder
+			r.good++
+		}
 		return true
 	}
+	r.good++
 	p.Start = start
 	r.add(p, u.reached().Add(-u.cfg.Margin))
 	u.update++
@@ -180,16 +183,19 @@ func (u *Upstreams) sampleFirst(ctx context.Context, from Resume) {
 
 // watch samples the standbys for as long as it may, and calls for the way back.
 func (u *Upstreams) watch(ctx context.Context) {
-	for {
+	for before := u.reached(); ; {
 		pause := u.cfg.SampleInterval
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause - pause/10 + rand.N(pause/5+1)):
 		}
+		reached := u.reached()
 		u.mu.Lock()
 		active := u.active
+		u.quiet = reached.Equal(before)
 		u.mu.Unlock()
+		before = reached
 		u.sampleAll(ctx, active, false)
 		u.goBack(active)
 	}

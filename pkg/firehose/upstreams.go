@@ -37,7 +37,8 @@ type Upstreams struct {
 	leave  context.CancelFunc // ends the active session, to go back to the relay next
 	next   int
 	relays []relay
-	update int // counts the changes of samples
+	update int  // counts the changes of samples
+	quiet  bool // the active relay has sent nothing between the last two rounds of samples
 }
 
 // relay is what is known of one.
@@ -46,6 +47,7 @@ type relay struct {
 	samples []Position // oldest first; never written to once it is here
 
 	reachable bool
+	behind    bool      // too far to go over to it
 	good      int       // samples in a row that succeeded
 	need      int       // of them, to go back to it
 	returned  bool      // it is, or was last, active because it was gone back to
@@ -263,8 +265,10 @@ func (u *Upstreams) findNext(ctx context.Context, from *slog.Logger, but int, fr
 			log.Warn("beginning with another relay", "live", start.Live)
 			return i, start
 		}
-		if u.late(i, reached) {
-			log.Info("another relay is too far behind to go over to it")
+		if behind, news := u.behind(i, reached); behind {
+			if news {
+				log.Warn("another relay is too far behind to go over to it")
+			}
 			continue
 		}
 		p, ok := u.fit(i)
@@ -282,16 +286,19 @@ func (u *Upstreams) overlap(p Position) time.Duration {
 	return u.reached().Sub(p.Time).Round(time.Second)
 }
 
-// late reports whether a relay is so far behind that what was sent already would come again
-// for longer than it can be told apart. It catches up, or another is taken.
-func (u *Upstreams) late(i int, reached time.Time) bool {
+// behind reports whether a relay is so far behind that what was sent already would come again
+// for longer than it can be told apart, and whether that is news. It catches up, or another is
+// taken.
+func (u *Upstreams) behind(i int, reached time.Time) (behind, news bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	r := &u.relays[i]
 	if n := len(r.samples); n > 0 && time.Since(r.sampled) < u.cfg.SampleInterval/2 {
-		return reached.Sub(r.samples[n-1].Time) > u.MaxOverlap()
+		behind = reached.Sub(r.samples[n-1].Time) > u.MaxOverlap()
 	}
-	return false
+	news = behind != r.behind
+	r.behind = behind
+	return behind, news
 }
 
 // MaxOverlap is how long ago the oldest position is that is resumed from without a search for a

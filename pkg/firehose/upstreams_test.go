@@ -99,6 +99,22 @@ func TestLivenessTTL(t *testing.T) {
 	}
 }
 
+// Where silence is a fault it is one that another relay can mend.
+func TestLivenessFailover(t *testing.T) {
+	t.Parallel()
+	stuck := server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: 100, Total: 5}))
+	standby := server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: 1 << 33, Rate: 500}))
+	frames, _, _ := follow(t, firehose.UpstreamsConfig{
+		URLs: []string{stuck, standby}, FailoverAfter: 50 * time.Millisecond, SampleInterval: time.Second,
+		Client: firehose.Config{LivenessTTL: 300 * time.Millisecond, PingInterval: 50 * time.Millisecond},
+	}, firehose.Resume{})
+	for deadline := time.Now().Add(10 * time.Second); frames[1].Load() == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the silent relay is not left")
+		}
+	}
+}
+
 // A preferred relay that answers samples and then fails every time is gone back to ever less
 // often, and never for good.
 func TestFlapping(t *testing.T) {

@@ -76,6 +76,7 @@ type inspection struct {
 	Collections  []share           `json:"collections"` // most events first
 	Dictionaries []dictionaryShare `json:"dictionaries"`
 	Upstream     *upstreamPosition `json:"upstream"` // null: none is stored
+	Standbys     []firehose.Relay  `json:"standbys,omitempty"`
 	Disk         diskUsage         `json:"disk"`
 }
 
@@ -112,8 +113,9 @@ type dictionaryShare struct {
 }
 
 type upstreamPosition struct {
-	URL string       `json:"url"`
-	Seq firehose.Seq `json:"seq"`
+	URL  string       `json:"url"`
+	Seq  firehose.Seq `json:"seq"`
+	Time time.Time    `json:"time,omitzero"`
 }
 
 type diskUsage struct {
@@ -206,11 +208,16 @@ func inspect(ctx context.Context, b *buffer) (*inspection, error) {
 		in.Dictionaries = append(in.Dictionaries, dictionaryShare{id, dictionaries[id]})
 	}
 	if stored := b.Checkpoint(); stored != nil {
-		url, seq, err := ingest.ParseCheckpoint(stored)
+		c, err := ingest.ParseCheckpoint(stored)
 		if err != nil {
 			return nil, err
 		}
-		in.Upstream = &upstreamPosition{url, seq}
+		in.Upstream = &upstreamPosition{URL: c.URL, Seq: c.Seq, Time: c.Time}
+		for _, r := range c.Relays {
+			if r.URL != c.URL {
+				in.Standbys = append(in.Standbys, r)
+			}
+		}
 	}
 	var err error
 	in.Disk, err = usageOf(b.store)
@@ -282,6 +289,16 @@ func (in *inspection) print(w io.Writer, colour bool) error {
 	}
 	if in.Upstream != nil {
 		line("upstream", "%s, seq %d", in.Upstream.URL, in.Upstream.Seq)
+		for _, s := range in.Standbys {
+			text := s.URL
+			if s.Last != nil {
+				text += fmt.Sprintf(", left at seq %d", s.Last.Seq)
+			}
+			if n := len(s.Samples); n > 0 {
+				text += fmt.Sprintf(", %d samples, the newest at seq %d of %s", n, s.Samples[n-1].Seq, s.Samples[n-1].Time.Format(time.RFC3339))
+			}
+			line("standby", "%s", text)
+		}
 	}
 	var dictionaries []string
 	for _, d := range in.Dictionaries {

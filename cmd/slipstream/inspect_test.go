@@ -98,8 +98,8 @@ func TestInspect(t *testing.T) {
 	}
 
 	in := inspectJSON(t, "--data-dir", cfg.DataDir)
-	if in.Events != int64(all) || in.DaemonRunning || in.Upstream == nil || in.Upstream.URL != cfg.UpstreamURL || int64(in.Upstream.Seq) != last {
-		t.Errorf("got %+v, upstream %+v; want %d events, %s at %d", in, in.Upstream, all, cfg.UpstreamURL, last)
+	if in.Events != int64(all) || in.DaemonRunning || in.Upstream == nil || in.Upstream.URL != cfg.UpstreamURLs[0] || int64(in.Upstream.Seq) != last {
+		t.Errorf("got %+v, upstream %+v; want %d events, %s at %d", in, in.Upstream, all, cfg.UpstreamURLs[0], last)
 	}
 	check := func(what string, got []share, want map[string]share) {
 		var jsonBytes, zstdBytes, extraBytes int64
@@ -141,7 +141,7 @@ func TestInspect(t *testing.T) {
 	if strings.Contains(text, "\x1b") {
 		t.Errorf("colour, but no terminal:\n%s", text)
 	}
-	for _, part := range []string{fmt.Sprintf("%d, in ", all), cfg.UpstreamURL, in.OldestCursor.String(), filepath.Join(cfg.DataDir, "slipstream"), "app.bsky.feed.like"} {
+	for _, part := range []string{fmt.Sprintf("%d, in ", all), cfg.UpstreamURLs[0], in.OldestCursor.String(), filepath.Join(cfg.DataDir, "slipstream"), "app.bsky.feed.like"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("%q is missing in\n%s", part, text)
 		}

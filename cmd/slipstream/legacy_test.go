@@ -415,7 +415,7 @@ func TestLegacyComesLate(t *testing.T) {
 	look()
 
 	var err error
-	if cfg.UpstreamURL, err = firehose.ParseURL(serveHandler(t, simrelay.Replay(frames))); err != nil {
+	if cfg.UpstreamURLs[0], err = firehose.ParseURL(serveHandler(t, simrelay.Replay(frames))); err != nil {
 		t.Fatal(err)
 	}
 	d = startDaemon(t, cfg)

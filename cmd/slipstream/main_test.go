@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 		os.Setenv("SLIPSTREAM_LEGACY_DICTIONARY", legacyOff)
 	}
 	if os.Getenv("SLIPSTREAM_TEST_MAIN") != "" {
+		if every, err := time.ParseDuration(os.Getenv(samplesEnv)); err == nil {
+			sampleInterval = every
+		}
 		main()
 		os.Exit(0)
 	}
@@ -64,7 +67,7 @@ func testConfig(t testing.TB, upstream string) Config {
 	}
 	start := firehose.Seq(0)
 	return Config{
-		UpstreamURL: url, UpstreamCursor: &start,
+		UpstreamURLs: []string{url}, UpstreamCursor: &start,
 		ListenAddr: freeAddr(t), MetricsListenAddr: freeAddr(t), DataDir: t.TempDir(),
 		EventTTL: 24 * time.Hour, Linger: 20 * time.Millisecond, WindowBytes: 16 << 20, StallTimeout: 2 * time.Minute,
 		LogLevel: slog.LevelInfo, LogFormat: "text",

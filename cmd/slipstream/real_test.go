@@ -49,7 +49,7 @@ func TestLegacyDictionary(t *testing.T) {
 
 	// The other thirty come after the change.
 	upstream = serveHandler(t, simrelay.Replay(frames))
-	if cfg.UpstreamURL, err = firehose.ParseURL(upstream); err != nil {
+	if cfg.UpstreamURLs[0], err = firehose.ParseURL(upstream); err != nil {
 		t.Fatal(err)
 	}
 	cfg.LegacyDictionary = file

@@ -31,6 +31,10 @@ import (
 // shutdownTimeout bounds an orderly end as a whole.
 const shutdownTimeout = 20 * time.Second
 
+// sampleInterval is how often a standby is sampled. A variable because of tests, whose network
+// grows old faster.
+var sampleInterval = time.Minute
+
 // gcPercent is how much garbage may gather beside what is in use. The heap is mostly the
 // window: large, and without pointers to follow, so that a collection costs about a
 // millisecond. Catching up at full speed, 25 instead of Go's 100 takes the peak from 117 to
@@ -89,12 +93,13 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(err, events.Close())
 	}
-	client := firehose.New(firehose.Config{
-		URL: cfg.UpstreamURL, UserAgent: "slipstream/" + buildVersion(), Logger: log, Registerer: registry,
+	relays := firehose.NewUpstreams(firehose.UpstreamsConfig{
+		URLs: cfg.UpstreamURLs, FailoverAfter: cfg.FailoverAfter, SampleInterval: sampleInterval,
+		Client: firehose.Config{UserAgent: "slipstream/" + buildVersion(), LivenessTTL: cfg.LivenessTTL, Logger: log, Registerer: registry},
 	})
 	ingester := ingest.New(ingest.Config{
-		Log: events, Client: client, URL: cfg.UpstreamURL, Compressor: known.Primary, Linger: cfg.Linger, Workers: cfg.Workers,
-		From: cfg.UpstreamCursor, Override: cfg.OverrideCursor, Logger: log, Registerer: registry,
+		Log: events, Upstreams: relays, Compressor: known.Primary, Linger: cfg.Linger, Workers: cfg.Workers,
+		From: cfg.UpstreamCursor, Override: cfg.OverrideCursor, Filter: cfg.Filter, Logger: log, Registerer: registry,
 	})
 	files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
 	server := subscribe.New(subscribe.Config{
@@ -126,7 +131,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		defer copies.wait()
 		return serveHTTP(ctx, []site{
 			{public, server.Handler(), newLobby(files.lobby, registry, log).state, encryption},
-			{admin, adminHandler(registry, client, events, copies), nil, nil},
+			{admin, adminHandler(registry, relays, events, copies), nil, nil},
 		}, log)
 	})
 	stopIngest, ingestDone := part(ingester.Run)
@@ -138,7 +143,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			"limit", files.limit, "needed", files.needed, "max_subscribers", files.consumers)
 	}
 	log.Info("listening", "version", buildVersion(), "consumers", public.Addr(), "tls", encryption != nil, "metrics", admin.Addr(),
-		"upstream", cfg.UpstreamURL, "data", dir, "dictionary", known.Primary().ID(), "last_cursor", events.Last(), "replay", replay(events),
+		"upstream", strings.Join(cfg.UpstreamURLs, ","), "data", dir, "dictionary", known.Primary().ID(), "last_cursor", events.Last(), "replay", replay(events),
 		"max_subscribers", files.consumers, "descriptors", files.limit)
 
 	manager.ready()
@@ -312,14 +317,14 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 // ready: consumers are still served, but with nothing new.
 const upstreamGrace = time.Minute
 
-func adminHandler(registry *prometheus.Registry, client *firehose.Client, events *eventlog.Log, copies *checkpoints) http.Handler {
+func adminHandler(registry *prometheus.Registry, relays *firehose.Upstreams, events *eventlog.Log, copies *checkpoints) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		on, since := client.Connected()
+		on, since := relays.Connected()
 		switch {
 		case events.Full():
 			http.Error(w, "the disk is too full: ingest waits for space", http.StatusServiceUnavailable)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,18 +15,23 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bluesky-social/indigo/atproto/syntax"
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v3"
 	"golang.org/x/crypto/acme"
 
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
+	"slipstream/pkg/ingest"
 )
 
 // Config is what the daemon can be told. Each field is a flag; the flag's help is its
 // documentation.
 type Config struct {
-	UpstreamURL         string
+	UpstreamURLs        []string // the preferred one first
+	FailoverAfter       time.Duration
+	LivenessTTL         time.Duration // 0: for ever
+	Filter              ingest.Filter
 	UpstreamCursor      *firehose.Seq
 	OverrideCursor      *firehose.Seq
 	ListenAddr          string
@@ -68,12 +74,22 @@ func serveCommand() *cli.Command {
 		Usage:        "run the daemon: subscribe to a relay, serve consumers",
 		OnUsageError: usageError,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "upstream-url", Value: "wss://bsky.network", Sources: env("UPSTREAM_URL", "WS_URL"),
-				Usage: "relay or PDS to subscribe to; scheme and path are completed"},
+			&cli.StringSliceFlag{Name: "upstream-url", Value: []string{"wss://bsky.network"}, Sources: env("UPSTREAM_URL", "WS_URL"),
+				Usage: "relay or PDS to subscribe to; scheme and path are completed; repeatable, or joined with commas: relays that carry the same network, the preferred one first"},
+			&cli.DurationFlag{Name: "failover-after", Value: 30 * time.Second, Sources: env("FAILOVER_AFTER"),
+				Usage: "how long without a working connection makes it another --upstream-url's turn"},
+			&cli.DurationFlag{Name: "liveness-ttl", Sources: env("LIVENESS_TTL"), HideDefault: true,
+				Usage: "connect again if no frame comes for so long although pings are answered; 0: an idle upstream is fine (default: 0)"},
 			&cli.StringFlag{Name: "upstream-cursor", Sources: env("UPSTREAM_CURSOR"),
 				Usage: "relay `seq` to start after when the data dir holds none; 0: the relay's oldest (default: live)"},
 			&cli.StringFlag{Name: "override-upstream-cursor", Sources: env("OVERRIDE_UPSTREAM_CURSOR", "OVERRIDE_RELAY_CURSOR"),
 				Usage: "relay `seq` to start after whatever the data dir holds; -1: unset"},
+			&cli.StringSliceFlag{Name: "collections", Sources: env("COLLECTIONS"),
+				Usage: "`NSIDs` or prefixes like app.bsky.* to take in, and no other; repeatable, or joined with commas (default: all)"},
+			&cli.StringSliceFlag{Name: "exclude-collections", Sources: env("EXCLUDE_COLLECTIONS"),
+				Usage: "`NSIDs` or prefixes to leave out even of --collections; repeatable, or joined with commas (default: none)"},
+			&cli.BoolFlag{Name: "no-identity", Sources: env("NO_IDENTITY"), Usage: "leave identity events out"},
+			&cli.BoolFlag{Name: "no-account", Sources: env("NO_ACCOUNT"), Usage: "leave account events out"},
 			&cli.StringFlag{Name: "listen-addr", Value: ":6008", Sources: env("LISTEN_ADDR", "LISTEN_ADDR"),
 				Usage: "`address` for consumers (with --tls-domain: :443)"},
 			&cli.StringSliceFlag{Name: "tls-domain", Sources: env("TLS_DOMAIN"),
@@ -136,6 +152,9 @@ func serveCommand() *cli.Command {
 // configOf reads and checks the flags. Its errors name the flag.
 func configOf(cmd *cli.Command) (Config, error) {
 	cfg := Config{
+		FailoverAfter:       cmd.Duration("failover-after"),
+		LivenessTTL:         cmd.Duration("liveness-ttl"),
+		Filter:              ingest.Filter{NoIdentity: cmd.Bool("no-identity"), NoAccount: cmd.Bool("no-account")},
 		ListenAddr:          cmd.String("listen-addr"),
 		MetricsListenAddr:   cmd.String("metrics-listen-addr"),
 		TLSDomains:          cmd.StringSlice("tls-domain"),
@@ -160,8 +179,14 @@ func configOf(cmd *cli.Command) (Config, error) {
 		cfg.ListenAddr = ":443"
 	}
 	var err error
-	if cfg.UpstreamURL, err = firehose.ParseURL(cmd.String("upstream-url")); err != nil {
-		return cfg, fmt.Errorf("--upstream-url %q: %w", cmd.String("upstream-url"), err)
+	if cfg.UpstreamURLs, err = upstreams(cmd.StringSlice("upstream-url")); err != nil {
+		return cfg, fmt.Errorf("--upstream-url %w", err)
+	}
+	if cfg.Filter.Collections, err = collections(cmd.StringSlice("collections")); err != nil {
+		return cfg, fmt.Errorf("--collections %w", err)
+	}
+	if cfg.Filter.ExcludeCollections, err = collections(cmd.StringSlice("exclude-collections")); err != nil {
+		return cfg, fmt.Errorf("--exclude-collections %w", err)
 	}
 	if cfg.UpstreamCursor, err = seqFlag(cmd, "upstream-cursor"); err != nil {
 		return cfg, err
@@ -186,6 +211,8 @@ func configOf(cmd *cli.Command) (Config, error) {
 		wrong bool
 		want  string
 	}{
+		{"failover-after", cfg.FailoverAfter < time.Second, "use at least 1s"},
+		{"liveness-ttl", cfg.LivenessTTL != 0 && cfg.LivenessTTL < 5*time.Second, "use at least 5s, or 0 for no limit"},
 		{"listen-addr", !validAddr(cfg.ListenAddr), "use host:port or :port"},
 		{"metrics-listen-addr", !validAddr(cfg.MetricsListenAddr), "use host:port or :port"},
 		{"tls-domain", slices.ContainsFunc(cfg.TLSDomains, func(d string) bool { return !validDomain(d) }), "use names like relay.example.org"},
@@ -212,6 +239,42 @@ func configOf(cmd *cli.Command) (Config, error) {
 		}
 	}
 	return cfg, nil
+}
+
+// upstreams completes URLs.
+func upstreams(texts []string) ([]string, error) {
+	var all []string
+	for _, text := range texts {
+		url, err := firehose.ParseURL(strings.TrimSpace(text))
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", text, err)
+		}
+		if slices.Contains(all, url) {
+			return nil, fmt.Errorf("%q: is there twice", text)
+		}
+		all = append(all, url)
+	}
+	if all == nil {
+		return nil, errors.New(": name a relay")
+	}
+	return all, nil
+}
+
+// collections reads NSIDs and prefixes.
+func collections(texts []string) ([]string, error) {
+	var all []string
+	for _, text := range texts {
+		text = strings.TrimSpace(text)
+		name := text
+		if prefix, ok := strings.CutSuffix(text, ".*"); ok {
+			name = prefix + ".any.name" // an authority needs two segments, a prefix may have one
+		}
+		if _, err := syntax.ParseNSID(name); err != nil {
+			return nil, fmt.Errorf("%q: use NSIDs like app.bsky.feed.post, or prefixes like app.bsky.*", text)
+		}
+		all = append(all, text)
+	}
+	return all, nil
 }
 
 // seqFlag reads a flag that may be absent. -1 means absent, as it does for Jetstream v1.

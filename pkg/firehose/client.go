@@ -34,6 +34,9 @@ type Config struct {
 	// PongGrace is how long beyond two pings nothing may come before the connection
 	// counts as dead. Default 5 s.
 	PongGrace time.Duration
+	// LivenessTTL is how long no frame may come before the connection is made anew although
+	// the relay answers pings. Default 0: for ever, since an idle PDS is nothing wrong.
+	LivenessTTL time.Duration
 	// MinBackoff and MaxBackoff bound the pause before another attempt to connect.
 	// Default 500 ms and 30 s.
 	MinBackoff, MaxBackoff time.Duration
@@ -107,7 +110,7 @@ func New(cfg Config) *Client {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{cfg: cfg, log: cfg.Logger.With("upstream", cfg.URL)}
+	c := &Client{cfg: cfg, log: cfg.Logger}
 	c.changed.Store(time.Now().UnixNano())
 	c.metrics = newMetrics(cfg.Registerer, c)
 	return c
@@ -127,6 +130,12 @@ func (c *Client) setConnected(on bool) {
 // errNewSequence ends a connection whose relay counts anew.
 var errNewSequence = errors.New("the relay's sequence numbers start anew")
 
+// errGivenUp ends a session that has had no working connection for as long as it may.
+var errGivenUp = errors.New("no connection to the relay")
+
+// errSilent ends a connection over which no frame came for Config.LivenessTTL.
+var errSilent = errors.New("no frame")
+
 // errHandler marks an error of the receiver's.
 type errHandler struct{ error }
 
@@ -134,14 +143,22 @@ type errHandler struct{ error }
 // returns an error (which it returns). handle is called by one goroutine, in order;
 // it owns the frame.
 func (c *Client) Run(ctx context.Context, start Start, handle func(Frame) error) error {
-	s := &session{Client: c, start: start, handle: handle}
+	s := c.session(c.cfg.URL, start, handle)
 	defer s.arena.close()
-	backoff := c.cfg.MinBackoff
-	failing := false
+	return s.run(ctx)
+}
+
+func (c *Client) session(url string, start Start, handle func(Frame) error) *session {
+	return &session{Client: c, url: url, log: c.log.With("upstream", url), start: start, handle: handle, backoff: c.cfg.MinBackoff}
+}
+
+// run is Run, which also returns errGivenUp.
+func (s *session) run(ctx context.Context) error {
+	s.down = time.Now()
 	for {
 		began, before := time.Now(), s.handled
 		err := s.connect(ctx)
-		c.setConnected(false)
+		s.setConnected(false)
 		var fatal errHandler
 		switch {
 		case ctx.Err() != nil:
@@ -149,65 +166,101 @@ func (c *Client) Run(ctx context.Context, start Start, handle func(Frame) error)
 		case errors.As(err, &fatal):
 			return fatal.error
 		case errors.Is(err, errNewSequence):
-			c.metrics.resets.Inc()
-			c.log.Warn("the relay's sequence numbers start anew; taking them from its oldest frame", "cursor", s.start.Cursor)
+			s.metrics.resets.Inc()
+			s.log.Warn("the relay's sequence numbers start anew; taking them from its oldest frame", "cursor", s.start.Cursor)
 			s.start = Start{}
 			s.epoch++
 			if s.handled > before {
-				backoff = c.cfg.MinBackoff
+				s.backoff = s.cfg.MinBackoff
 			}
 		default:
 			if s.handled > before || time.Since(began) > time.Minute {
-				backoff, failing = c.cfg.MinBackoff, false
+				s.backoff, s.failing = s.cfg.MinBackoff, false
 			}
 			// One line per state change: the first failure in a row is news, the rest are not.
 			level := slog.LevelWarn
-			if failing {
+			if s.failing {
 				level = slog.LevelDebug
 			}
-			failing = true
-			c.log.Log(ctx, level, "connection to the relay ended, trying again", "error", err, "pause", backoff.Round(time.Millisecond))
+			s.failing = true
+			s.log.Log(ctx, level, "connection to the relay ended, trying again", "error", err, "pause", s.backoff.Round(time.Millisecond))
+		}
+		// To have been let in is nothing yet; a frame is, or an answer to a ping where silence
+		// is no fault.
+		if s.handled > before || s.answered && !errors.Is(err, errSilent) {
+			s.down = time.Now()
+		}
+		pause := s.backoff/2 + rand.N(s.backoff/2+1)
+		if s.giveUp > 0 {
+			left := s.giveUp - time.Since(s.down)
+			if left <= 0 {
+				return errGivenUp
+			}
+			pause = min(pause, left) // one last attempt
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(backoff/2 + rand.N(backoff/2+1)):
+		case <-time.After(pause):
 		}
-		backoff = min(2*backoff, c.cfg.MaxBackoff)
-		c.metrics.reconnects.Inc()
+		s.backoff = min(2*s.backoff, s.cfg.MaxBackoff)
+		s.metrics.reconnects.Inc()
 	}
 }
 
-// session is the state of one Run, owned by it.
+// session is a stream of frames from one relay, over any number of connections. It is owned
+// by run.
 type session struct {
 	*Client
-	start   Start
-	handle  func(Frame) error
-	epoch   int
-	handled uint64 // frames handed on
-	leapt   Seq    // the last frame's seq if it was a leap, else 0
-	arena   arena
+	url    string
+	index  int // of url among the upstreams
+	log    *slog.Logger
+	handle func(Frame) error
+	giveUp time.Duration // how long without a working connection ends run; 0: no time does
+
+	start    Start // where the next connection goes on
+	epoch    int
+	handled  uint64    // frames handed on
+	leapt    Seq       // the last frame's seq if it was a leap, else 0
+	down     time.Time // the end of the last connection that worked, or the beginning
+	answered bool      // the relay has answered a ping on this connection
+	backoff  time.Duration
+	failing  bool // the last connection failed, and that has been said
+	arena    arena
 }
 
-// connect makes one connection and reads it to its end.
-func (s *session) connect(ctx context.Context) error {
-	target := s.cfg.URL
-	if !s.start.Live {
-		target += "?cursor=" + strconv.FormatInt(int64(s.start.Cursor), 10)
+// dial opens a connection at a position.
+func (c *Client) dial(ctx context.Context, target string, start Start, timeout time.Duration, buffer int) (*websocket.Conn, error) {
+	if !start.Live {
+		target += "?cursor=" + strconv.FormatInt(int64(start.Cursor), 10)
 	}
 	header := http.Header{}
-	if s.cfg.UserAgent != "" {
-		header.Set("User-Agent", s.cfg.UserAgent)
+	if c.cfg.UserAgent != "" {
+		header.Set("User-Agent", c.cfg.UserAgent)
 	}
-	// Large reads: catching up, a relay sends as fast as we take it.
-	dialer := websocket.Dialer{HandshakeTimeout: 20 * time.Second, ReadBufferSize: 256 << 10, Proxy: http.ProxyFromEnvironment}
+	dialer := websocket.Dialer{HandshakeTimeout: timeout, ReadBufferSize: buffer, Proxy: http.ProxyFromEnvironment}
 	conn, resp, err := dialer.DialContext(ctx, target, header)
 	if err != nil {
 		if resp != nil {
 			text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-			return fmt.Errorf("connect: %w: status %d %q", err, resp.StatusCode, text)
+			return nil, fmt.Errorf("connect: %w: status %d %q", err, resp.StatusCode, text)
 		}
-		return fmt.Errorf("connect: %w", err)
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return conn, nil
+}
+
+// connect makes one connection and reads it to its end.
+func (s *session) connect(ctx context.Context) error {
+	s.answered = false
+	timeout := 20 * time.Second
+	if s.giveUp > 0 {
+		timeout = min(timeout, max(s.giveUp, time.Second))
+	}
+	// Large reads: catching up, a relay sends as fast as we take it.
+	conn, err := s.dial(ctx, s.url, s.start, timeout, 256<<10)
+	if err != nil {
+		return err
 	}
 	done := make(chan struct{})
 	finished := make(chan struct{})
@@ -254,10 +307,17 @@ func (s *session) keepAlive(ctx context.Context, conn *websocket.Conn, done <-ch
 func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 	// Whatever arrives is a sign of life. The deadline moves at most once a second: it
 	// costs a lock and a timer.
-	alive := func() { conn.SetReadDeadline(time.Now().Add(2*s.cfg.PingInterval + s.cfg.PongGrace)) }
-	alive()
 	extended := time.Now()
-	conn.SetPongHandler(func(string) error { alive(); return nil })
+	frame := extended // when one came, within a second
+	alive := func() {
+		deadline := time.Now().Add(2*s.cfg.PingInterval + s.cfg.PongGrace)
+		if s.cfg.LivenessTTL > 0 {
+			deadline = earlier(deadline, frame.Add(s.cfg.LivenessTTL))
+		}
+		conn.SetReadDeadline(deadline)
+	}
+	alive()
+	conn.SetPongHandler(func(string) error { s.answered = true; alive(); return nil })
 	conn.SetPingHandler(func(data string) error {
 		alive()
 		conn.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(5*time.Second))
@@ -269,11 +329,15 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 		if err != nil {
 			var timeout net.Error
 			if errors.As(err, &timeout) && timeout.Timeout() {
+				if s.cfg.LivenessTTL > 0 && time.Since(frame) >= s.cfg.LivenessTTL {
+					return fmt.Errorf("%w for %s", errSilent, s.cfg.LivenessTTL)
+				}
 				return errors.New("the relay sends nothing and answers no ping")
 			}
 			return fmt.Errorf("read: %w", err)
 		}
 		if now := time.Now(); now.Sub(extended) > time.Second {
+			frame = now
 			alive()
 			extended = now
 		}
@@ -333,7 +397,7 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 		}
 		s.metrics.frames.Inc()
 		leap := s.leaps(seq)
-		if err := s.handle(Frame{Seq: seq, Type: h.typ, Body: body, Epoch: s.epoch, Leap: leap, slab: s.arena.keep(message)}); err != nil {
+		if err := s.handle(Frame{Seq: seq, Type: h.typ, Body: body, Upstream: s.index, Epoch: s.epoch, Leap: leap, slab: s.arena.keep(message)}); err != nil {
 			return errHandler{err}
 		}
 		s.handled++
@@ -342,6 +406,13 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 			s.start = Start{Cursor: seq, Known: true}
 		}
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // leapSeqs is how far a seq may be ahead of the one before without a second frame

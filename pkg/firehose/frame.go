@@ -2,6 +2,7 @@ package firehose
 
 import (
 	"errors"
+	"time"
 
 	"slipstream/pkg/dagcbor"
 )
@@ -11,12 +12,14 @@ type Seq int64
 
 // Frame is one message of the stream.
 type Frame struct {
-	Seq   Seq
-	Type  string // "#commit", "#identity", "#account", "#sync"; a constant, owns nothing
-	Body  []byte // DAG-CBOR; valid until Release
-	Epoch int    // grows when the relay's numbers start anew
-	Leap  bool   // Seq is implausibly far ahead and not yet confirmed: not a position to resume from
-	slab  *slab  // that Body is in; nil: nobody's
+	Seq  Seq
+	Type string // "#commit", "#identity", "#account", "#sync"; a constant, owns nothing
+	Body []byte // DAG-CBOR; valid until Release
+
+	Upstream int   // the index of the relay it comes from
+	Epoch    int   // grows when the numbers start anew: the relay's own, or another's
+	Leap     bool  // Seq is implausibly far ahead and not yet confirmed: not a position to resume from
+	slab     *slab // that Body is in; nil: nobody's
 }
 
 // Release gives the frame's memory back. Body must not be used any more.
@@ -105,6 +108,35 @@ func parseSeq(body []byte) (Seq, error) {
 		}
 	}
 	return 0, errors.New("no seq")
+}
+
+// parseTime finds the time in a message's body; zero: there is none that can be read.
+func parseTime(body []byte) time.Time {
+	s := dagcbor.NewScanner(body)
+	n, err := s.Map()
+	if err != nil {
+		return time.Time{}
+	}
+	for range n {
+		name, err := s.Text()
+		if err != nil {
+			break
+		}
+		if string(name) == "time" {
+			text, err := s.Text()
+			if err != nil {
+				break
+			}
+			if t, err := time.Parse(time.RFC3339, string(text)); err == nil {
+				return t
+			}
+			break
+		}
+		if s.Skip() != nil {
+			break
+		}
+	}
+	return time.Time{}
 }
 
 // parsePair reads two text fields of a small map: an error frame's or an info's.

@@ -1,6 +1,11 @@
 package firehose
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // reason says why a message was dropped before it became a frame.
 type reason uint8
@@ -56,6 +61,53 @@ func newMetrics(reg prometheus.Registerer, c *Client) *metrics {
 			}
 			return 0
 		}))
+	}
+	return m
+}
+
+// Why another relay is taken.
+const (
+	reasonFailover = iota
+	reasonBack
+	switchReasons
+)
+
+type upstreamMetrics struct {
+	switches [switchReasons]prometheus.Counter
+}
+
+// newUpstreamMetrics labels with URLs: the operator gave them, and there are no others.
+func newUpstreamMetrics(reg prometheus.Registerer, u *Upstreams) *upstreamMetrics {
+	switches := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_upstream_switches_total", Help: "Switches to another relay: because one failed, or back to a preferred one.",
+	}, []string{"reason"})
+	m := &upstreamMetrics{switches: [...]prometheus.Counter{
+		reasonFailover: switches.WithLabelValues("failover"), reasonBack: switches.WithLabelValues("back"),
+	}}
+	if reg == nil {
+		return m
+	}
+	reg.MustRegister(switches)
+	for i, url := range u.cfg.URLs {
+		gauge := func(name, help string, value func(active bool) float64) {
+			reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"upstream": url}}, func() float64 {
+				u.mu.Lock()
+				defer u.mu.Unlock()
+				return value(u.active == i)
+			}))
+		}
+		gauge("slipstream_upstream_active", "1 for the relay that frames are taken from.", func(active bool) float64 {
+			if active {
+				return 1
+			}
+			return 0
+		})
+		gauge("slipstream_upstream_sample_age_seconds", "Time since a standby was last sampled; NaN: never, or it is the active one.", func(active bool) float64 {
+			if sampled := u.relays[i].sampled; !active && !sampled.IsZero() {
+				return time.Since(sampled).Seconds()
+			}
+			return math.NaN()
+		})
 	}
 	return m
 }

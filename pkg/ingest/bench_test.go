@@ -99,6 +99,10 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
+func oneUpstream(url string) *firehose.Upstreams {
+	return firehose.NewUpstreams(firehose.UpstreamsConfig{URLs: []string{url}})
+}
+
 // always returns what Config.Compressor wants, of one that never changes.
 func always(z *event.Compressor) func() *event.Compressor {
 	return func() *event.Compressor { return z }
@@ -110,11 +114,11 @@ func benchRun(b testing.TB, frames []firehose.Frame) (*run, *event.Compressor) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	in := New(Config{Compressor: always(compressor)})
+	in := New(Config{Upstreams: oneUpstream(""), Compressor: always(compressor)})
 	d := decoder{in: in}
 	x := &batch{frames: frames}
 	d.batch(x)
-	s := &sequencer{in: in, seq: -1}
+	s := &sequencer{in: in, seq: -1, recent: recent{size: recentFrames}}
 	s.next(<-in.freeRuns)
 	s.batch(x)
 	return s.current, compressor
@@ -199,9 +203,9 @@ func BenchmarkCatchUp(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		in := New(Config{Log: log, Compressor: always(compressor)})
+		in := New(Config{Log: log, Upstreams: oneUpstream(""), Compressor: always(compressor)})
 		began, cpu := time.Now(), cpuTime()
-		err = in.run(context.Background(), func(_ context.Context, _ firehose.Start, handle func(firehose.Frame) error) error {
+		err = in.run(context.Background(), func(_ context.Context, _ firehose.Resume, handle func(firehose.Frame) error) error {
 			for i := range total {
 				f := frames[i%len(frames)]
 				f.Seq = firehose.Seq(i + 1)
@@ -258,7 +262,7 @@ func BenchmarkPipeline(b *testing.B) {
 		}
 		url := strings.Replace(server.URL, "http", "ws", 1) + "/xrpc/com.atproto.sync.subscribeRepos"
 		first := firehose.Seq(0)
-		in := New(Config{Log: log, Client: firehose.New(firehose.Config{URL: url}), URL: url, Compressor: always(compressor), From: &first})
+		in := New(Config{Log: log, Upstreams: oneUpstream(url), Compressor: always(compressor), From: &first})
 		began, cpu := time.Now(), cpuTime()
 		done := make(chan error, 1)
 		go func() { done <- in.Run(ctx) }()

@@ -69,7 +69,7 @@ func TestClockSteps(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		in := ingest.New(ingest.Config{
-			Log: log, Client: firehose.New(firehose.Config{URL: url}), URL: url, Compressor: func() *event.Compressor { return compressor },
+			Log: log, Upstreams: firehose.NewUpstreams(firehose.UpstreamsConfig{URLs: []string{url}}), Compressor: func() *event.Compressor { return compressor },
 			From: &first, Linger: 2 * time.Millisecond, Now: clock,
 		})
 		done := make(chan error, 1)

@@ -26,12 +26,13 @@ type batch struct {
 
 // decoded is what became of one frame.
 type decoded struct {
-	seq    firehose.Seq
-	epoch  int
-	leap   bool
-	bad    bool   // could not be parsed: its seq is not to be trusted either
-	id     uint64 // names (kind, DID, rev); 0: nothing to compare
-	events int    // where its events end in batch.events
+	seq      firehose.Seq
+	upstream int
+	epoch    int
+	leap     bool
+	bad      bool   // could not be parsed: its seq is not to be trusted either
+	id       uint64 // names (kind, DID, rev); 0: nothing to compare
+	events   int    // where its events end in batch.events
 }
 
 // rendered is one event. The offsets count from the start of its payload.
@@ -58,6 +59,14 @@ type decoder struct {
 	time   []byte // the frame's, part of it
 }
 
+func newDecoder(in *Ingester) decoder {
+	d := decoder{in: in}
+	if in.exclude != nil {
+		d.commit.Skip = in.exclude.excludes
+	}
+	return d
+}
+
 // idSeed is one for the process: ids are compared, never stored.
 var idSeed = maphash.MakeSeed()
 
@@ -73,7 +82,7 @@ func frameID(kind event.Kind, did, rev []byte) uint64 {
 
 // decode is a worker: it returns when the queue is closed and empty.
 func (in *Ingester) decode() {
-	d := decoder{in: in}
+	d := newDecoder(in)
 	for {
 		b := in.queue.take(in.batches)
 		if b == nil {
@@ -88,7 +97,7 @@ func (d *decoder) batch(b *batch) {
 	b.decoded, b.events, b.json, b.extra = b.decoded[:0], b.events[:0], b.json[:0], b.extra[:0]
 	for i := range b.frames {
 		f := &b.frames[i]
-		x := decoded{seq: f.Seq, epoch: f.Epoch, leap: f.Leap}
+		x := decoded{seq: f.Seq, upstream: f.Upstream, epoch: f.Epoch, leap: f.Leap}
 		d.time = nil
 		if err := d.frame(b, f, &x); err != nil {
 			d.in.metrics.frameDropped(err)
@@ -109,13 +118,23 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 		if err := d.commit.Parse(f.Body); err != nil {
 			return err
 		}
-		x.id = frameID(event.KindCommit, d.commit.Repo, d.commit.Rev)
 		d.time = d.commit.Time
+		if d.commit.Skipped > 0 {
+			d.in.metrics.opsExcluded.Add(float64(d.commit.Skipped))
+			if len(d.commit.Ops) == 0 {
+				return nil // it would take the place of one that might come twice
+			}
+		}
+		x.id = frameID(event.KindCommit, d.commit.Repo, d.commit.Rev)
 		if d.commit.TooBig && len(d.commit.Ops) == 0 {
 			d.in.metrics.tooBig.Inc() // what it changed was left out by the sender
 		}
 		d.ops(b, &d.commit)
 	case "#identity":
+		if d.in.cfg.Filter.NoIdentity {
+			d.in.metrics.identitiesExcluded.Inc()
+			return nil
+		}
 		m, err := repo.ParseIdentity(f.Body)
 		if err != nil {
 			return err
@@ -125,6 +144,10 @@ func (d *decoder) frame(b *batch, f *firehose.Frame, x *decoded) error {
 		b.json = event.AppendIdentity(b.json, m.DID, m.Handle, m.Seq, m.Time) // nil: none
 		b.add(rendered{kind: event.KindIdentity, didLen: uint16(len(m.DID)), size: len(b.json) - start})
 	case "#account":
+		if d.in.cfg.Filter.NoAccount {
+			d.in.metrics.accountsExcluded.Inc()
+			return nil
+		}
 		m, err := repo.ParseAccount(f.Body)
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,11 +17,10 @@ import (
 	"slipstream/pkg/firehose"
 )
 
-// Config configures the pipeline. Log, Client and Compressor are required.
+// Config configures the pipeline. Log, Upstreams and Compressor are required.
 type Config struct {
-	Log    *eventlog.Log
-	Client *firehose.Client
-	URL    string // the relay's, kept in the checkpoint: seqs mean nothing elsewhere
+	Log       *eventlog.Log
+	Upstreams *firehose.Upstreams
 	// Compressor returns what to compress the next chunk with.
 	Compressor func() *event.Compressor
 	// Linger is how long the first event of a chunk waits for others. Default 20 ms.
@@ -28,10 +28,12 @@ type Config struct {
 	// Workers is the number of decode and of encode workers. Default, and at most: the
 	// number of CPUs.
 	Workers int
-	// From is where to start if the log holds no position for URL; nil: live.
+	// From is where to start at the first upstream if the log holds no position for any; nil: live.
 	From *firehose.Seq
-	// Override is where to start whatever the log holds; nil: unset.
-	Override   *firehose.Seq
+	// Override is where to start at the first upstream whatever the log holds; nil: unset.
+	Override *firehose.Seq
+	// Filter says what is left out.
+	Filter     Filter
 	Logger     *slog.Logger          // nil: none
 	Registerer prometheus.Registerer // nil: none
 	Now        func() time.Time      // the clock that cursors come from; nil: time.Now
@@ -54,6 +56,8 @@ type Ingester struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
+	exclude *exclusion   // of collections; nil: none
+	reached atomic.Int64 // the time of the newest frames that were sequenced, unix ns; 0: none
 
 	queue   *queue
 	batches chan *batch // decoded, or being decoded, in the relay's order
@@ -82,6 +86,7 @@ func New(cfg Config) *Ingester {
 		cfg:      cfg,
 		log:      cfg.Logger,
 		metrics:  newMetrics(cfg.Registerer),
+		exclude:  newExclusion(cfg.Filter),
 		queue:    newQueue(batches),
 		batches:  make(chan *batch, batches), // as many as there are: never blocks
 		toEncode: make(chan *run, runCount),
@@ -96,11 +101,11 @@ func New(cfg Config) *Ingester {
 
 // Run ingests until ctx ends, and returns nil when everything that was read by then is
 // committed. It returns an error if the log fails.
-func (in *Ingester) Run(ctx context.Context) error { return in.run(ctx, in.cfg.Client.Run) }
+func (in *Ingester) Run(ctx context.Context) error { return in.run(ctx, in.cfg.Upstreams.Run) }
 
-// run is Run on any upstream that calls handle as a firehose.Client does.
-func (in *Ingester) run(ctx context.Context, upstream func(ctx context.Context, start firehose.Start, handle func(firehose.Frame) error) error) error {
-	seq, start, err := in.newSequencer()
+// run is Run on anything that calls handle as firehose.Upstreams do.
+func (in *Ingester) run(ctx context.Context, upstream func(ctx context.Context, from firehose.Resume, handle func(firehose.Frame) error) error) error {
+	seq, from, err := in.newSequencer()
 	if err != nil {
 		return err
 	}
@@ -111,7 +116,7 @@ func (in *Ingester) run(ctx context.Context, upstream func(ctx context.Context, 
 	var group errgroup.Group
 	group.Go(func() error {
 		defer in.queue.close()
-		return upstream(reading, start, in.queue.put)
+		return upstream(reading, from, in.queue.put)
 	})
 	var decoders sync.WaitGroup
 	for range in.cfg.Workers {

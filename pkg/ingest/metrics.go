@@ -12,10 +12,13 @@ import (
 type metrics struct {
 	duplicates, notCanonical, tooMuch, tooBig prometheus.Counter
 	lag, seq                                  prometheus.Gauge
-	opsDropped                                map[repo.Fault]prometheus.Counter
-	recordsDropped                            map[dagcbor.Reason]prometheus.Counter
-	framesDropped                             map[repo.Fault]prometheus.Counter
-	framesDroppedRecord                       prometheus.Counter
+
+	opsExcluded, identitiesExcluded, accountsExcluded prometheus.Counter
+
+	opsDropped          map[repo.Fault]prometheus.Counter
+	recordsDropped      map[dagcbor.Reason]prometheus.Counter
+	framesDropped       map[repo.Fault]prometheus.Counter
+	framesDroppedRecord prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -25,7 +28,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	frames := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "slipstream_frames_dropped_total", Help: "Frames from the relay that yielded nothing: they could not be parsed, or their sender left the changes out as too big.",
 	}, []string{"reason"})
+	excluded := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_events_excluded_total", Help: "Events that were left out as --collections and its like say.",
+	}, []string{"kind"})
 	m := &metrics{
+		opsExcluded:        excluded.WithLabelValues("commit"),
+		identitiesExcluded: excluded.WithLabelValues("identity"),
+		accountsExcluded:   excluded.WithLabelValues("account"),
 		duplicates: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "slipstream_frames_duplicate_total", Help: "Frames from the relay that the log held already.",
 		}),
@@ -53,7 +62,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.recordsDropped[r] = ops.WithLabelValues("record_" + r.String())
 	}
 	if reg != nil {
-		reg.MustRegister(ops, frames, m.duplicates, m.notCanonical, m.lag, m.seq)
+		reg.MustRegister(ops, frames, excluded, m.duplicates, m.notCanonical, m.lag, m.seq)
 	}
 	return m
 }

@@ -3,6 +3,7 @@ package ingest
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"slipstream/pkg/event"
@@ -10,20 +11,21 @@ import (
 	"slipstream/pkg/firehose"
 )
 
-// checkpoint is the upstream position as it is stored.
-type checkpoint struct {
-	URL string       `json:"url"`
-	Seq firehose.Seq `json:"seq"`
+// Checkpoint is what is stored as the log's: how far the upstream was taken in, and, where there
+// are several, what is known of each.
+type Checkpoint struct {
+	URL    string           `json:"url"`
+	Seq    firehose.Seq     `json:"seq"`
+	Time   time.Time        `json:"time,omitzero"` // of the newest frames, by what they say themselves
+	Relays []firehose.Relay `json:"relays,omitempty"`
 }
 
-// ParseCheckpoint reads what is stored as the log's checkpoint: which relay, and where it
-// goes on.
-func ParseCheckpoint(b []byte) (url string, seq firehose.Seq, err error) {
-	var c checkpoint
+// ParseCheckpoint reads one.
+func ParseCheckpoint(b []byte) (c Checkpoint, err error) {
 	if err := json.Unmarshal(b, &c); err != nil {
-		return "", 0, fmt.Errorf("read the stored upstream cursor: %w", err)
+		return c, fmt.Errorf("read the stored upstream cursor: %w", err)
 	}
-	return c.URL, c.Seq, nil
+	return c, nil
 }
 
 // run is a chunk in the making: it belongs to the sequencer while it fills, to an
@@ -69,6 +71,14 @@ type sequencer struct {
 	epoch  int
 	stored firehose.Seq // what the last sealed run's checkpoint said
 
+	upstream int                  // the index of the relay that seq is of, -1: none
+	left     []*firehose.Position // of the others: their last frame; nil: none
+	update   int                  // of the samples that were stored last
+	clock    clock
+
+	beginning *beginning // nil: there is none, or it is long ago
+	began     time.Time  // what was reached then
+
 	recent  recent
 	repeats int // duplicates in a row
 
@@ -81,35 +91,112 @@ type sequencer struct {
 const repeatLimit = 1000
 
 // newSequencer reads the log's position and tail, and says where the upstream starts.
-func (in *Ingester) newSequencer() (*sequencer, firehose.Start, error) {
-	s := &sequencer{in: in, last: max(in.cfg.Log.Last(), in.cfg.Log.Trimmed()), seq: -1, stored: -1}
-	if err := s.recent.fill(in.cfg.Log); err != nil {
-		return nil, firehose.Start{}, fmt.Errorf("read the log's tail: %w", err)
+func (in *Ingester) newSequencer() (*sequencer, firehose.Resume, error) {
+	urls := in.cfg.Upstreams.URLs()
+	s := &sequencer{
+		in: in, last: max(in.cfg.Log.Last(), in.cfg.Log.Trimmed()), seq: -1, stored: -1,
+		left: make([]*firehose.Position, len(urls)), recent: recent{size: recentFrames},
 	}
-	var stored *checkpoint
+	if len(urls) > 1 {
+		s.recent.size = switchFrames
+	}
+	from := firehose.Resume{Reached: in.reachedTime}
+	var stored Checkpoint
 	if b := in.cfg.Log.Checkpoint(); b != nil {
-		url, seq, err := ParseCheckpoint(b)
-		if err != nil {
-			return nil, firehose.Start{}, err
+		var err error
+		if stored, err = ParseCheckpoint(b); err != nil {
+			return nil, from, err
 		}
-		stored = &checkpoint{url, seq}
+		if stored.Time.IsZero() { // by a version that did not store it
+			stored.Time = in.cfg.Log.Last().Time()
+		}
+		s.clock.add(stored.Time)
+		in.reached.Store(s.clock.median().UnixNano())
 	}
+	known := false // where a relay is to be resumed
+	for i, url := range urls {
+		r := firehose.Relay{URL: url}
+		if at := slices.IndexFunc(stored.Relays, func(r firehose.Relay) bool { return r.URL == url }); at >= 0 {
+			r = stored.Relays[at]
+		}
+		s.left[i] = r.Last
+		from.Relays = append(from.Relays, r)
+		known = known || r.Last != nil || r.Samples != nil
+	}
+	if began := from.Began(); !began.IsZero() && in.reachedTime().Sub(began) <= in.cfg.Upstreams.MaxOverlap() {
+		s.beginning = &beginning{revs: make(map[uint64]string), filter: true}
+	}
+	if err := s.recent.fill(in.cfg.Log, s.beginning); err != nil {
+		return nil, from, fmt.Errorf("read the log's tail: %w", err)
+	}
+	// A switch may have been a moment ago, its overlap not yet over.
+	if len(urls) > 1 {
+		s.recent.watch()
+	}
+	active := slices.Index(urls, stored.URL)
 	switch {
 	case in.cfg.Override != nil:
 		s.recent.watch()
-		return s, firehose.Start{Cursor: *in.cfg.Override}, nil
-	case stored != nil && stored.URL == in.cfg.URL:
-		s.seq, s.stored = stored.Seq, stored.Seq
-		return s, firehose.Start{Cursor: stored.Seq, Known: true}, nil
-	case stored != nil:
+		if active >= 0 {
+			s.left[active] = &firehose.Position{Seq: stored.Seq, Time: stored.Time}
+			from.Relays[active].Last = s.left[active]
+		}
+		from.Start = firehose.Start{Cursor: *in.cfg.Override}
+		return s, from, nil
+	case stored.URL != "" && active >= 0:
+		s.seq, s.stored, s.upstream = stored.Seq, stored.Seq, active
+		from.Active, from.Start = active, firehose.Start{Cursor: stored.Seq, Known: true}
+		return s, from, nil
+	case known:
+		s.recent.watch()
+		in.log.Warn("the stored cursor belongs to a relay that is not among the upstreams; going on with one that was known beside it",
+			"stored_url", stored.URL, "stored_cursor", stored.Seq)
+		s.upstream, from.Active = -1, -1
+		from.Start = firehose.Start{Live: true}
+		return s, from, nil
+	case stored.URL != "":
 		s.recent.watch()
 		in.log.Warn("the stored cursor belongs to another relay and means nothing here; set --override-upstream-cursor to choose where to start",
-			"stored_url", stored.URL, "stored_cursor", stored.Seq, "url", in.cfg.URL)
+			"stored_url", stored.URL, "stored_cursor", stored.Seq, "url", urls[0])
 	}
+	// What was reached at another relay is of no use here.
+	in.reached.Store(0)
+	s.clock = clock{}
+	from.Start = firehose.Start{Live: true}
 	if in.cfg.From != nil {
-		return s, firehose.Start{Cursor: *in.cfg.From}, nil
+		from.Start = firehose.Start{Cursor: *in.cfg.From}
+	} else if len(urls) > 1 {
+		s.beginning = &beginning{revs: make(map[uint64]string)}
 	}
-	return s, firehose.Start{Live: true}, nil
+	return s, from, nil
+}
+
+// clock tells how far a stream is by the time in its frames. Single ones may be anywhere, so it
+// is the median of the last few. Its zero value is ready for use.
+type clock struct {
+	ring [15]int64 // unix ns
+	n    int       // times added
+}
+
+func (c *clock) add(t time.Time) {
+	c.ring[c.n%len(c.ring)] = t.UnixNano()
+	c.n++
+}
+
+// median is the earlier one of two.
+func (c *clock) median() time.Time {
+	sorted := c.ring
+	n := min(c.n, len(sorted))
+	slices.Sort(sorted[:n])
+	return time.Unix(0, sorted[(n-1)/2])
+}
+
+// reachedTime is firehose.Resume.Reached.
+func (in *Ingester) reachedTime() time.Time {
+	if ns := in.reached.Load(); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return time.Time{}
 }
 
 // run sequences until there are no more batches, and seals what is left.
@@ -148,7 +235,7 @@ func (s *sequencer) run() {
 		case next := <-freeRuns:
 			seal(next)
 		case <-ticker.C:
-			if len(s.current.events) == 0 && s.seq != s.stored {
+			if len(s.current.events) == 0 && (s.seq != s.stored || s.seq >= 0 && s.update != s.in.cfg.Upstreams.Update()) {
 				freeRuns = s.in.freeRuns
 			}
 		}
@@ -164,13 +251,31 @@ func (s *sequencer) next(r *run) {
 // still carries its checkpoint.
 func (s *sequencer) seal() {
 	r := s.current
-	if s.seq >= 0 && s.seq != s.stored {
-		// Neither field can fail to encode.
-		r.checkpoint, _ = json.Marshal(checkpoint{URL: s.in.cfg.URL, Seq: s.seq})
+	if s.seq >= 0 && (s.seq != s.stored || s.update != s.in.cfg.Upstreams.Update()) {
+		// No field can fail to encode.
+		r.checkpoint, _ = json.Marshal(s.checkpoint())
 		s.stored = s.seq
 	}
 	s.in.toCommit <- r
 	s.in.toEncode <- r
+}
+
+func (s *sequencer) checkpoint() Checkpoint {
+	urls := s.in.cfg.Upstreams.URLs()
+	c := Checkpoint{URL: urls[s.upstream], Seq: s.seq, Time: s.in.reachedTime().UTC()}
+	if len(urls) == 1 {
+		return c
+	}
+	var samples [][]firehose.Position
+	samples, s.update = s.in.cfg.Upstreams.Samples()
+	for i, url := range urls {
+		r := firehose.Relay{URL: url, Last: s.left[i], Samples: samples[i]}
+		if i == s.upstream {
+			r.Last = nil // Seq says it
+		}
+		c.Relays = append(c.Relays, r)
+	}
+	return c
 }
 
 func (s *sequencer) batch(b *batch) {
@@ -181,6 +286,10 @@ func (s *sequencer) batch(b *batch) {
 		events := b.events[from:d.events]
 		from = d.events
 		keep := s.admit(d)
+		if keep && s.beginning != nil && len(events) > 0 && events[0].kind == event.KindCommit {
+			payload, end := event.Payload(json[:events[0].size]), event.DIDOffset+int(events[0].didLen)
+			keep = s.beginning.admit(payload[event.DIDOffset:end], event.Rev(payload, int(events[0].didLen)))
+		}
 		for j := range events {
 			e := &events[j]
 			if e.kind == event.KindSync {
@@ -197,6 +306,17 @@ func (s *sequencer) batch(b *batch) {
 		}
 	}
 	if !b.newest.IsZero() {
+		s.clock.add(b.newest)
+		reached := s.clock.median()
+		s.in.reached.Store(reached.UnixNano())
+		if s.beginning != nil {
+			if s.began.IsZero() {
+				s.began = reached
+			}
+			if reached.Sub(s.began) > s.in.cfg.Upstreams.MaxOverlap() {
+				s.beginning = nil
+			}
+		}
 		s.in.metrics.lag.Set(now.Sub(b.newest).Seconds())
 	}
 	s.in.metrics.seq.Set(float64(s.seq))
@@ -207,9 +327,15 @@ func (s *sequencer) admit(d *decoded) bool {
 	if d.bad {
 		return false
 	}
-	if d.epoch != s.epoch {
-		s.epoch, s.seq, s.repeats = d.epoch, -1, 0
+	if d.epoch != s.epoch || d.upstream != s.upstream {
+		if d.upstream != s.upstream && s.upstream >= 0 && s.seq >= 0 {
+			s.left[s.upstream] = &firehose.Position{Seq: s.seq, Time: s.in.reachedTime().UTC()}
+		}
+		s.epoch, s.upstream, s.seq, s.repeats = d.epoch, d.upstream, -1, 0
 		s.recent.watch()
+		if s.beginning != nil {
+			s.beginning.filter = true
+		}
 	}
 	if d.seq <= s.seq {
 		s.repeats++

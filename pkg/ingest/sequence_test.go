@@ -7,7 +7,7 @@ import (
 )
 
 func newTestSequencer() *sequencer {
-	return &sequencer{in: New(Config{}), seq: -1, stored: -1}
+	return &sequencer{in: New(Config{Upstreams: oneUpstream("")}), seq: -1, stored: -1, recent: recent{size: recentFrames}}
 }
 
 // Within one sequence of numbers a frame goes out once, whatever the order in which
@@ -56,7 +56,7 @@ func TestAdmitRecovers(t *testing.T) {
 
 // Repeats are known from the frames before a watch, and what is remembered is bounded.
 func TestRecent(t *testing.T) {
-	var r recent
+	r := recent{size: recentFrames}
 	for id := uint64(1); id <= 3*recentFrames; id++ {
 		if r.add(id) {
 			t.Fatalf("%d is a repeat", id)

@@ -55,13 +55,18 @@ type Commit struct {
 	TooBig bool
 	Ops    []Op // in the order of the message, overwritten by the next Parse
 
+	// Skip tells which collections' ops are left out of Ops, and their records unread; nil:
+	// none's. Skipped is how many were.
+	Skip    func(collection []byte) bool
+	Skipped int
+
 	wanted wanted
 }
 
 // Parse reads the body of a #commit message into c.
 func (c *Commit) Parse(body []byte) error {
 	clear(c.Ops) // so that they keep no old message in memory
-	*c = Commit{Ops: c.Ops[:0], wanted: c.wanted}
+	*c = Commit{Ops: c.Ops[:0], Skip: c.Skip, wanted: c.wanted}
 	var blocks []byte
 	r := open(body)
 	for r.next() {
@@ -142,6 +147,10 @@ func (c *Commit) ops(r *reader) {
 		if err != nil {
 			r.bad("ops", err)
 			return
+		}
+		if c.Skip != nil && len(op.Collection) > 0 && c.Skip(op.Collection) {
+			c.Skipped++
+			continue
 		}
 		c.Ops = append(c.Ops, op)
 	}

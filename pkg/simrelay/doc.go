@@ -10,6 +10,7 @@
 //   - Live, the default: every frame changes a repository, its tree grows, the commit is signed
 //     and carries the proofs of sync 1.1. It keeps Config.History frames for readers that are
 //     behind, and makes frames a bounded lead ahead of the fastest reader, or at Config.Rate.
+//     Config.Shuffle and FirstSeq make it another relay of the same network.
 //   - Loop, for measuring: Config.Loop frames are made by New and sent over and over. What goes
 //     out for a seq is a function of the seq: seq, time, DID, revs, record keys, and the times and
 //     references in records are overwritten in a copy, at their old length; the CIDs of records and

@@ -1,7 +1,10 @@
 package simrelay
 
 import (
+	"bytes"
 	"context"
+	"math/rand/v2"
+	"slices"
 	"sync"
 )
 
@@ -14,6 +17,7 @@ type live struct {
 	// Owned by advance.
 	world *world
 	prev  *frame
+	mixer *mixer // nil: frames go out in the order in which they are made
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -33,7 +37,7 @@ type entry struct {
 }
 
 func newLive(cfg Config) *live {
-	return &live{
+	l := &live{
 		cfg:     cfg,
 		world:   newWorld(cfg.Seed, cfg.Accounts, cfg.Records),
 		faults:  newFaultPlan(cfg.Seed, cfg.FirstSeq, cfg.Faults),
@@ -42,11 +46,61 @@ func newLive(cfg Config) *live {
 		decided: cfg.FirstSeq - 1,
 		ledger:  ledger{first: cfg.FirstSeq, keep: cfg.Remember},
 	}
+	if cfg.Shuffle > 0 {
+		l.mixer = &mixer{cfg: cfg, world: l.world, rng: rand.New(rand.NewPCG(cfg.Shuffle, 0x5817)), made: cfg.FirstSeq - 1}
+	}
+	return l
 }
+
+// make makes the frame of a seq.
+func (l *live) make(seq int64) (*frame, error) {
+	if l.mixer != nil {
+		return l.mixer.next(seq)
+	}
+	return l.world.next(seq, l.cfg.at(seq))
+}
+
+// shuffleFrames is how many frames a mixer chooses from, and so about how far the order of two
+// relays may differ.
+const shuffleFrames = 40
+
+// A mixer sends the frames of a world in another order, in which those of one repository keep
+// theirs.
+type mixer struct {
+	cfg     Config
+	world   *world
+	rng     *rand.Rand
+	made    int64 // the number of the last frame made
+	waiting []*frame
+}
+
+func (m *mixer) next(seq int64) (*frame, error) {
+	for len(m.waiting) < shuffleFrames && m.made < m.cfg.end() {
+		m.made++
+		f, err := m.world.next(m.made, m.cfg.at(m.made))
+		if err != nil {
+			return nil, err
+		}
+		m.waiting = append(m.waiting, f)
+	}
+	i := m.rng.IntN(len(m.waiting))
+	for j, f := range m.waiting[:i] {
+		if bytes.Equal(f.did(), m.waiting[i].did()) {
+			i = j
+			break
+		}
+	}
+	f := m.waiting[i]
+	m.waiting = slices.Delete(m.waiting, i, i+1)
+	putUint64(f.wire[f.seqAt+1:], uint64(seq)) // behind the byte that says eight more follow
+	return f, nil
+}
+
+func (f *frame) did() []byte { return f.wire[f.didAt : f.didAt+f.didLen] }
 
 func (l *live) advance(ctx context.Context, to int64) error {
 	for seq := l.newest + 1; seq <= to && ctx.Err() == nil; seq++ {
-		f, err := l.world.next(seq, l.cfg.at(seq))
+		f, err := l.make(seq)
 		if err != nil {
 			return err
 		}

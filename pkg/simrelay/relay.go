@@ -44,7 +44,10 @@ type Config struct {
 
 	// Rate is in frames per second; zero: as fast as the fastest reader reads. It also spaces
 	// the times in the frames, by a millisecond if zero.
-	Rate  float64
+	Rate float64
+	// Step is the time between two frames by what they say, if it is not to be that of Rate: a
+	// network that grows old faster than its consumer.
+	Step  time.Duration
 	Total int64 // stop after so many frames, stay connected and idle; zero: endless
 
 	// Loop, if positive, cycles over so many frames made by New, patched as the package comment
@@ -53,6 +56,10 @@ type Config struct {
 	// WallClock makes the stream start now rather than at Start; in loop mode it also makes the
 	// time in a message that of its sending, at the price of reproducible bytes.
 	WallClock bool
+
+	// Shuffle, if positive, sends the same frames in another order, one for each number, in which
+	// those of one repository keep theirs: another relay of the same network. Not in loop mode.
+	Shuffle uint64
 
 	History  int  // frames kept for readers that are behind; zero: DefaultHistory. Loop mode holds all
 	Remember int  // frames for which Expected has an answer; zero: DefaultRemember
@@ -195,6 +202,10 @@ func (c *Config) complete() error {
 		problem = [2]string{"loop", "must not be negative"}
 	case c.Loop > 0 && c.FirstSeq < minLoopSeq:
 		problem = [2]string{"first-seq", fmt.Sprintf("must be at least %d in loop mode", int64(minLoopSeq))}
+	case c.Shuffle > 0 && (c.Loop > 0 || c.FirstSeq < minLoopSeq):
+		problem = [2]string{"shuffle", fmt.Sprintf("is not for loop mode, and needs a first seq of at least %d", int64(minLoopSeq))}
+	case c.Step < 0:
+		problem = [2]string{"step", "must not be negative"}
 	case c.History < 1:
 		problem = [2]string{"history", "must be positive"}
 	case c.Remember < 1:
@@ -218,6 +229,9 @@ func (c *Config) at(seq int64) time.Time {
 
 // step is the time between two frames in microseconds.
 func (c *Config) step() float64 {
+	if c.Step > 0 {
+		return float64(c.Step) / 1e3
+	}
 	if c.Rate > 0 {
 		return 1e6 / c.Rate
 	}

@@ -1,0 +1,99 @@
+package ingest
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"slipstream/pkg/event"
+)
+
+func TestExclusion(t *testing.T) {
+	for _, c := range []struct {
+		filter Filter
+		in     []string
+		out    []string
+	}{
+		{Filter{Collections: []string{"a.b.c", "x.*"}}, []string{"a.b.c", "x.y", "x.y.z"}, []string{"a.b", "a.b.c.d", "a.b.cc", "x", "x.", "xx.y"}},
+		{Filter{ExcludeCollections: []string{"a.b.c", "x.*"}}, []string{"a.b", "a.b.c.d", "x", "xx.y"}, []string{"a.b.c", "x.y"}},
+		{Filter{Collections: []string{"x.*"}, ExcludeCollections: []string{"x.y.*", "x.z"}}, []string{"x.a", "x.y", "x.z.a"}, []string{"x.y.a", "x.z", "a.b"}},
+	} {
+		e := newExclusion(c.filter)
+		for _, name := range slices.Concat(c.in, c.out) {
+			if got, want := !e.excludes([]byte(name)), slices.Contains(c.in, name); got != want {
+				t.Errorf("%+v: %s: %v, want %v", c.filter, name, got, want)
+			}
+		}
+	}
+	if newExclusion(Filter{NoIdentity: true}) != nil {
+		t.Error("collections are looked at without need")
+	}
+}
+
+// What is excluded is not there, the rest is as it was, byte for byte; and it costs nothing that
+// is allocated, and little time.
+func TestFilter(t *testing.T) {
+	frames := simulatedFrames(t, 1000)
+	reg := prometheus.NewRegistry()
+	decode := func(f Filter, reg prometheus.Registerer) (*batch, *Ingester) {
+		in := New(Config{Upstreams: oneUpstream(""), Filter: f, Registerer: reg})
+		d := newDecoder(in)
+		b := &batch{frames: slices.Clone(frames)}
+		d.batch(b)
+		return b, in
+	}
+	each := func(b *batch, f func(kind event.Kind, collection string, payload []byte)) {
+		json := b.json
+		for _, e := range b.events {
+			var payload []byte
+			if e.kind != event.KindSync {
+				payload, json = event.Payload(json[:e.size]), json[e.size:]
+			}
+			f(e.kind, string(payload[e.collectionOff:][:e.collectionLen]), payload)
+		}
+	}
+	all, _ := decode(Filter{}, nil)
+	filter := Filter{Collections: []string{"app.bsky.feed.*"}, ExcludeCollections: []string{"app.bsky.feed.like"}, NoIdentity: true}
+	some, in := decode(filter, reg)
+	var want, got [][]byte
+	kinds := map[event.Kind]int{}
+	each(all, func(kind event.Kind, collection string, payload []byte) {
+		if kind == event.KindIdentity || kind == event.KindCommit &&
+			(!bytes.HasPrefix([]byte(collection), []byte("app.bsky.feed.")) || collection == "app.bsky.feed.like") {
+			return
+		}
+		kinds[kind]++
+		want = append(want, payload)
+	})
+	each(some, func(_ event.Kind, _ string, payload []byte) { got = append(got, payload) })
+	if !slices.EqualFunc(got, want, bytes.Equal) {
+		t.Errorf("%d events, want %d", len(got), len(want))
+	}
+	if len(kinds) != 3 || len(want) > len(all.events)/2 {
+		t.Errorf("it shows little: %v of %d", kinds, len(all.events))
+	}
+	if len(some.decoded) != len(frames) || some.decoded[999].seq != frames[999].Seq {
+		t.Error("frames without events are lost: the position would not move")
+	}
+	excluded := 0
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "slipstream_events_excluded_total" {
+				excluded += int(m.GetCounter().GetValue())
+			}
+		}
+	}
+	if want := len(all.events) - len(some.events); excluded != want {
+		t.Errorf("%d are counted, want %d", excluded, want)
+	}
+	d := newDecoder(in)
+	if n := testing.AllocsPerRun(10, func() { d.batch(some) }); n > float64(len(frames))/10 {
+		t.Errorf("%v allocations for %d frames", n, len(frames))
+	}
+}

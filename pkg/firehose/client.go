@@ -167,12 +167,12 @@ func (s *session) run(ctx context.Context) error {
 			return fatal.error
 		case errors.Is(err, errNewSequence):
 			s.metrics.resets.Inc()
-			s.log.Warn("the relay's sequence numbers start anew; taking them from its oldest frame", "cursor", s.start.Cursor)
-			s.start = Start{}
-			s.epoch++
-			if s.handled > before {
+			if s.handled > before || s.start.Known { // it is there; but not over and over
 				s.backoff = s.cfg.MinBackoff
 			}
+			s.log.Warn("the relay's sequence numbers start anew; taking them from its oldest frame", "cursor", s.start.Cursor, "pause", s.backoff)
+			s.start = Start{}
+			s.epoch++
 		default:
 			if s.handled > before || time.Since(began) > time.Minute {
 				s.backoff, s.failing = s.cfg.MinBackoff, false
@@ -371,10 +371,15 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 		case h.typ == "#info":
 			name, text := parsePair(body, "name", "message")
 			s.metrics.notices.Inc()
+			level := slog.LevelWarn
 			if name == "OutdatedCursor" {
-				s.metrics.gaps.Inc()
+				if s.start.Cursor > 0 {
+					s.metrics.gaps.Inc()
+				} else {
+					level = slog.LevelInfo // its oldest frame was asked for, and comes
+				}
 			}
-			s.log.Warn("notice from the relay", "name", name, "message", text)
+			s.log.Log(ctx, level, "notice from the relay", "name", name, "message", text)
 			continue
 		case h.typ == "#unknown":
 			s.drop(reasonType)

@@ -1,14 +1,18 @@
 package firehose_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"slipstream/pkg/firehose"
@@ -182,4 +186,59 @@ func FuzzMessage(f *testing.F) {
 			t.Fatalf("type %q, seq %d", typ, seq)
 		}
 	})
+}
+
+// A start at the relay's oldest frame that the relay calls outdated misses nothing that was
+// ever ours: no gap, and nothing to warn of.
+func TestOldestIsNoGap(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	upgrader := websocket.Upgrader{}
+	url := server(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := upgrader.Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer ws.Close()
+		ws.WriteMessage(websocket.BinaryMessage, []byte("\xa2at\x65#infobop\x01\xa1dnamenOutdatedCursor"))
+		ws.WriteMessage(websocket.BinaryMessage, []byte("\xa2bop\x01at\x67#commit\xa1cseq\x18\x64"))
+		ws.ReadMessage()
+	}))
+	var log bytes.Buffer
+	run(t, firehose.Config{URL: url, Registerer: reg, Logger: slog.New(slog.NewTextHandler(&log, nil))}, firehose.Start{}, 1)
+	if got := counter(t, reg, "slipstream_upstream_gaps_total"); got != 0 {
+		t.Errorf("%v gaps", got)
+	}
+	if strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("the log warns:\n%s", &log)
+	}
+}
+
+// A relay that counts anew is there: it is asked again at once, however long the relay was
+// away before.
+func TestNewSequenceDoesNotWait(t *testing.T) {
+	upgrader := websocket.Upgrader{}
+	var calls atomic.Int64
+	url := server(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n := calls.Add(1)
+		if n <= 5 {
+			http.Error(w, "away", http.StatusBadGateway)
+			return
+		}
+		ws, err := upgrader.Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer ws.Close()
+		if n == 6 {
+			ws.WriteMessage(websocket.BinaryMessage, []byte("\xa1bop\x20\xa2eerrorlFutureCursorgmessageax"))
+			return
+		}
+		ws.WriteMessage(websocket.BinaryMessage, []byte("\xa2bop\x01at\x67#commit\xa1cseq\x01"))
+		ws.ReadMessage()
+	}))
+	var log bytes.Buffer
+	run(t, firehose.Config{URL: url, MinBackoff: 3 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil))}, firehose.Start{Cursor: 100, Known: true}, 1)
+	if !strings.Contains(log.String(), "start anew") || !strings.Contains(log.String(), "cursor=100 pause=3ms") {
+		t.Errorf("the log says\n%s", &log)
+	}
 }

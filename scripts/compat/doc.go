@@ -1,0 +1,2 @@
+// Package compat runs clients that other people wrote against the real binary.
+package compat

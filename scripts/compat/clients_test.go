@@ -75,6 +75,7 @@ type client struct {
 	wire     wire // of all features but v2
 	features []feature
 	header   bool     // asks for compression by header, too
+	twice    bool     // reconnects more often than it has to
 	builtIn  bool     // has Bluesky's dictionary and takes no other
 	kinds    []string // what a v2 client is asked to ask for; nil: all
 
@@ -88,6 +89,12 @@ type client struct {
 	// alike, if there is one, is applied to both sides of a comparison.
 	alike func(any) any
 
+	// says is what it must have logged after a restart.
+	says string
+
+	// instead, if there is one, does everything.
+	instead func(*testing.T, *network, *client, feature)
+
 	// odd proves what else the package comment says of it.
 	odd func(*testing.T, *network, *client)
 }
@@ -95,24 +102,27 @@ type client struct {
 var clients = []*client{
 	{
 		name: "@skyware/jetstream", chain: npm, features: []feature{plain, filters, options, resume},
+		odd:     fromNow,
 		consume: script(npm, "skyware.mjs"),
 	}, {
 		name: "@atcute/jetstream", chain: npm, features: []feature{plain, filters, options, resume},
 		consume: script(npm, "atcute.mjs"),
-		sees:    handlesOnly,
+		sees:    handlesOnly, odd: fromNow,
 	}, {
 		name: "ws", chain: npm, features: allFeatures, header: true,
 		consume: script(npm, "ws.mjs"),
 	}, {
 		name: "wscat", chain: npm, features: []feature{plain, filters, options, resume, v2wire},
 		consume: terminal(npm, "node_modules/.bin/wscat", "--connect"),
+		odd:     prompts,
 	}, {
 		name: "websocat", chain: cargo, features: []feature{plain, filters, options, resume, v2wire},
 		consume: terminal(cargo, "bin/websocat", "--exit-on-eof"),
+		odd:     staysOpen,
 	}, {
 		name: "rocketman", chain: cargo, features: []feature{plain, zstdAll, filters, resume}, builtIn: true,
 		consume: script(cargo, "target/debug/compat"),
-		sees:    someAccounts,
+		sees:    someAccounts, twice: true,
 	}, {
 		name: "websockets", chain: python, features: allFeatures, header: true,
 		consume: script(python, "bin/python", "python/plain.py"),
@@ -121,10 +131,13 @@ var clients = []*client{
 		kinds:   []string{"commit", "identity", "account"},
 		consume: script(python, "bin/python", "python/sdk.py"),
 		alike:   untyped,
-		odd:     endsAtSync,
+		odd:     endsAtSync, says: "ended",
 	}, {
 		name: "github.com/gorilla/websocket", features: allFeatures, builtIn: true,
 		consume: gorilla,
+	}, {
+		name: "github.com/bluesky-social/indigo", features: []feature{plain, resume},
+		instead: tryIndigo,
 	},
 }
 
@@ -184,6 +197,9 @@ func script(chain *toolchain, program string, source ...string) func(context.Con
 	}
 }
 
+// prompt is what wscat prints after it has sent a line.
+const prompt = "> "
+
 // terminal returns a client that is a command line. It ends with its connection and is started
 // again, as its user would, with the last cursor; options updates are typed into it.
 func terminal(chain *toolchain, program string, args ...string) func(context.Context, order, func([]byte), io.Writer) {
@@ -192,8 +208,10 @@ func terminal(chain *toolchain, program string, args ...string) func(context.Con
 			cmd := exec.CommandContext(ctx, chain.path(program), append(slices.Clone(args), address)...)
 			cmd.Stderr = log
 			drive(cmd, o.Update, func(line []byte) {
-				// wscat's prompt comes out before the answer to what was typed.
-				line = bytes.TrimPrefix(line, []byte("> "))
+				if rest, ok := bytes.CutPrefix(line, []byte(prompt)); ok {
+					line = rest
+					fmt.Fprintln(log, "there was a prompt")
+				}
 				if e, err := parse(line); err == nil {
 					address = withCursor(o.URL, e.id)
 				}
@@ -260,7 +278,10 @@ func gorilla(ctx context.Context, o order, emit func([]byte), log io.Writer) {
 		}
 		for n := 1; ; n++ {
 			kind, message, err := ws.ReadMessage()
-			if err == nil && kind == websocket.BinaryMessage {
+			if err == nil && (kind == websocket.BinaryMessage) != o.Compress {
+				err = fmt.Errorf("a message of type %d", kind)
+			}
+			if err == nil && o.Compress {
 				message, err = decoder.DecodeAll(message, nil)
 			}
 			if err != nil {

@@ -21,8 +21,8 @@ var pins = []string{"node/package.json", "python/requirements.txt", "rust/Cargo.
 type toolchain struct {
 	needs     []string // commands
 	manifests []string // what it is built from
-	sources   []string // what has to lie beside it
 	install   func(dir string) error
+	build     func(dir string) error // what is ours, each time; may be nil
 
 	// Set by installAll.
 	dir     string
@@ -31,13 +31,15 @@ type toolchain struct {
 
 var npm = &toolchain{
 	needs: []string{"node", "npm"}, manifests: []string{"node/package.json", "node/package-lock.json"},
-	// Node looks for modules from where the source is.
-	sources: []string{"node/order.mjs", "node/skyware.mjs", "node/atcute.mjs", "node/ws.mjs"},
 	install: func(dir string) error {
 		if err := copyTo(dir, "node/package.json", "node/package-lock.json"); err != nil {
 			return err
 		}
 		return run(dir, nil, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+	},
+	build: func(dir string) error {
+		// Node looks for modules from where the source is.
+		return copyTo(dir, "node/order.mjs", "node/skyware.mjs", "node/atcute.mjs", "node/ws.mjs")
 	},
 }
 
@@ -56,21 +58,24 @@ var python = &toolchain{
 }
 
 var cargo = &toolchain{
-	needs: []string{"cargo"}, manifests: []string{"rust/Cargo.toml", "rust/Cargo.lock", "rust/src/main.rs"},
+	needs: []string{"cargo", "cc"}, manifests: []string{"rust/Cargo.toml", "rust/Cargo.lock"},
 	install: func(dir string) error {
+		// Without TLS, which on loopback would only have to be built.
+		return run(dir, cargoEnv(dir), "cargo", "install", "--quiet", "--locked", "--debug", "--root", dir,
+			"--no-default-features", "--features", "signal_handler,unix_stdio", "websocat", "--version", "="+version("websocat"))
+	},
+	build: func(dir string) error {
 		manifest, err := filepath.Abs("rust/Cargo.toml")
 		if err != nil {
 			return err
 		}
-		// One after the other: either has work enough for all cores.
-		env := []string{"CARGO_TARGET_DIR=" + filepath.Join(dir, "target")}
-		if err := run(dir, env, "cargo", "build", "--quiet", "--locked", "--manifest-path", manifest); err != nil {
-			return err
-		}
-		// Without TLS, which on loopback would only have to be built.
-		return run(dir, append(env, "CARGO_PROFILE_DEV_DEBUG=0"), "cargo", "install", "--quiet", "--locked", "--debug", "--root", dir,
-			"--no-default-features", "--features", "signal_handler,unix_stdio", "websocat", "--version", "="+version("websocat"))
+		return run(dir, cargoEnv(dir), "cargo", "build", "--quiet", "--locked", "--manifest-path", manifest)
 	},
+}
+
+// cargoEnv makes cargo build what is soon built: it runs for a minute.
+func cargoEnv(dir string) []string {
+	return []string{"CARGO_TARGET_DIR=" + filepath.Join(dir, "target"), "CARGO_PROFILE_DEV_DEBUG=0", "CARGO_INCREMENTAL=0"}
 }
 
 // path returns where a program is that is named from the toolchain's directory.
@@ -120,19 +125,21 @@ func (c *toolchain) prepare(cache string) error {
 	}
 	c.dir = filepath.Join(cache, fmt.Sprintf("%s-%.6x", c.needs[0], hash.Sum(nil)))
 	ready := c.path("ready")
-	if _, err := os.Stat(ready); err == nil {
-		return copyTo(c.dir, c.sources...)
+	if _, err := os.Stat(ready); err != nil {
+		if err := errors.Join(os.RemoveAll(c.dir), os.MkdirAll(c.dir, 0o755)); err != nil {
+			return err
+		}
+		if err := c.install(c.dir); err != nil {
+			return err
+		}
+		if err := os.WriteFile(ready, nil, 0o644); err != nil {
+			return err
+		}
 	}
-	if err := errors.Join(os.RemoveAll(c.dir), os.MkdirAll(c.dir, 0o755)); err != nil {
-		return err
+	if c.build == nil {
+		return nil
 	}
-	if err := c.install(c.dir); err != nil {
-		return err
-	}
-	if err := copyTo(c.dir, c.sources...); err != nil {
-		return err
-	}
-	return os.WriteFile(ready, nil, 0o644)
+	return c.build(c.dir)
 }
 
 func run(dir string, env []string, name string, args ...string) error {

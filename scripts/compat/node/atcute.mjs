@@ -5,7 +5,7 @@ import { order, print, updater } from "./order.mjs";
 
 const subscription = new JetstreamSubscription({
 	url: order.endpoint,
-	cursor: order.cursor,
+	cursor: order.cursor || undefined, // now
 	wantedCollections: order.collections,
 	wantedDids: order.dids,
 	ws: { WebSocket },

@@ -25,6 +25,7 @@ function connect() {
 		{ type: "options_update", payload: { wantedCollections: collections, wantedDids: dids } })));
 	let queue = Promise.resolve();
 	ws.on("message", (data, binary) => {
+		if (binary !== order.compress) throw new Error("compressed: " + binary);
 		queue = queue.then(async () => {
 			const text = binary ? Buffer.from(decompressUsingDict(decompressor, data, await dictionary)) : data;
 			const event = JSON.parse(text.toString());

@@ -34,6 +34,7 @@ def consume(ws):
     zstd = decompressor(ws)
     received = 0
     for message in ws:
+        assert isinstance(message, bytes) == order["compress"]
         event = json.loads(zstd.decompress(message) if isinstance(message, bytes) else message)
         last = event["time_us"] if "time_us" in event else event["payload"]["seq"]
         print(json.dumps(event), flush=True)

@@ -44,10 +44,14 @@ async fn main() -> anyhow::Result<()> {
     ingestors.account = Some(Box::new(Print));
 
     let cursor = Arc::new(Mutex::new(order["cursor"].as_u64()));
+    let compressed = connection.opts.compress;
     let (messages, reconnect) = (connection.get_msg_rx(), connection.get_reconnect_tx());
     let seen = cursor.clone();
     tokio::spawn(async move {
         while let Ok(message) = messages.recv().await {
+            if message.is_binary() || message.is_text() {
+                assert_eq!(message.is_binary(), compressed);
+            }
             if let Err(e) = handle_message(message, &ingestors, reconnect.clone(), seen.clone()).await {
                 eprintln!("error: {e}");
             }

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,7 +117,7 @@ var clients = []*client{
 		consume: terminal(npm, "node_modules/.bin/wscat", "--connect"),
 		odd:     prompts,
 	}, {
-		name: "websocat", chain: cargo, features: []feature{plain, filters, options, resume, v2wire},
+		name: "websocat", chain: cargo, features: allFeatures,
 		consume: terminal(cargo, "bin/websocat", "--exit-on-eof"),
 		odd:     staysOpen,
 	}, {
@@ -201,12 +202,21 @@ func script(chain *toolchain, program string, source ...string) func(context.Con
 const prompt = "> "
 
 // terminal returns a client that is a command line. It ends with its connection and is started
-// again, as its user would, with the last cursor; options updates are typed into it.
+// again, as its user would, with the last cursor; options updates are typed into it. What comes
+// compressed is written as it is: frames of zstd delimit themselves.
 func terminal(chain *toolchain, program string, args ...string) func(context.Context, order, func([]byte), io.Writer) {
 	return func(ctx context.Context, o order, emit func([]byte), log io.Writer) {
 		for address := o.URL; ctx.Err() == nil; {
-			cmd := exec.CommandContext(ctx, chain.path(program), append(slices.Clone(args), address)...)
+			options := slices.Clone(args)
+			if o.Compress {
+				options = append(options, "--binary")
+			}
+			cmd := exec.CommandContext(ctx, chain.path(program), append(options, address)...)
 			cmd.Stderr = log
+			if o.Compress {
+				driveCompressed(cmd, o.Endpoint, emit, log)
+				continue
+			}
 			drive(cmd, o.Update, func(line []byte) {
 				if rest, ok := bytes.CutPrefix(line, []byte(prompt)); ok {
 					line = rest
@@ -244,6 +254,37 @@ func drive(cmd *exec.Cmd, typed *update, emit func([]byte), log io.Writer) {
 	}
 	if err := cmd.Wait(); err != nil {
 		fmt.Fprintln(log, err)
+	}
+}
+
+// driveCompressed runs a command that writes frames of zstd, and emits the events in them.
+func driveCompressed(cmd *exec.Cmd, endpoint string, emit func([]byte), log io.Writer) {
+	dictionary, err := fetch(endpoint, "")
+	if err != nil {
+		fmt.Fprintln(log, err)
+		return
+	}
+	stdin, _ := cmd.StdinPipe()
+	defer stdin.Close()
+	stdout, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintln(log, err)
+		return
+	}
+	defer cmd.Wait()
+	frames, err := zstd.NewReader(stdout, zstd.WithDecoderDicts(dictionary), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		fmt.Fprintln(log, err)
+		return
+	}
+	defer frames.Close()
+	for d := json.NewDecoder(frames); ; {
+		var event json.RawMessage
+		if err := d.Decode(&event); err != nil {
+			fmt.Fprintln(log, err)
+			return
+		}
+		emit(event)
 	}
 }
 
@@ -301,9 +342,9 @@ func gorilla(ctx context.Context, o order, emit func([]byte), log io.Writer) {
 	}
 }
 
-// fetch gets a dictionary.
+// fetch gets a dictionary, the current one if id is empty.
 func fetch(endpoint, id string) ([]byte, error) {
-	resp, err := http.Get("http" + endpoint[len("ws"):] + "/dictionary/" + id)
+	resp, err := http.Get("http" + endpoint[len("ws"):] + strings.TrimSuffix("/dictionary/"+id, "/"))
 	if err != nil {
 		return nil, err
 	}

@@ -313,27 +313,12 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 	return failed
 }
 
-// upstreamGrace is how long the relay may be away before the daemon calls itself not
-// ready: consumers are still served, but with nothing new.
-const upstreamGrace = time.Minute
-
 func adminHandler(registry *prometheus.Registry, relays *firehose.Upstreams, events *eventlog.Log, copies *checkpoints) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, "ok")
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		on, since := relays.Connected()
-		switch {
-		case events.Full():
-			http.Error(w, "the disk is too full: ingest waits for space", http.StatusServiceUnavailable)
-		case !on && time.Since(since) > upstreamGrace:
-			http.Error(w, fmt.Sprintf("not connected to the relay for %s", time.Since(since).Round(time.Second)), http.StatusServiceUnavailable)
-		default:
-			fmt.Fprintln(w, "ready")
-		}
-	})
+	h := health{relays, events, time.Now}
+	mux.HandleFunc("GET /healthz", h.alive)
+	mux.HandleFunc("GET /readyz", h.ready)
 	mux.Handle("POST /checkpoint", copies)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

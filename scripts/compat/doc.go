@@ -21,7 +21,8 @@
 //   - @skyware/jetstream takes a cursor of 0 for none.
 //   - rocketman rejects account events with a status that it does not know (desynchronized,
 //     throttled), does not pass an account's active on, and after a server's close frame
-//     reconnects twice, so that events may come again.
+//     connects twice, so that more than one event may come again: allowed for, but a matter of
+//     chance, and the one thing here that no test insists on.
 //   - The Python SDK (atproto), which speaks v2 only, ends with an exception when a #sync event
 //     comes, because its model has no bytes as JSON spells them ({"$bytes": ...}): ask for the
 //     other kinds. It takes a close frame of 1001 for the end of the stream and returns from

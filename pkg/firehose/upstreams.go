@@ -374,10 +374,8 @@ func (u *Upstreams) search(ctx context.Context, log *slog.Logger, i int, reached
 			return low, true
 		}
 	} else if !known {
-		switch {
-		case err == nil: // an idle relay, or one whose frames have no time
-		case !errors.Is(err, errIdle):
-			log.Info("another relay cannot be resumed", "error", err)
+		if !errors.Is(err, errIdle) || high >= 0 {
+			log.Warn("another relay cannot be resumed, its oldest frame does not come", "error", err)
 			return low, false
 		}
 		log.Warn("going over to another relay, of which no position is known: taking all that it has")

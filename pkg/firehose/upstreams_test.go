@@ -99,6 +99,27 @@ func TestLivenessTTL(t *testing.T) {
 	}
 }
 
+// A standby that takes connections and says nothing holds up neither the stream, beyond the
+// first samples' time, nor the end.
+func TestMuteStandby(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	mute := server(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	t.Cleanup(func() { close(release) }) // before the server's end, which waits for it
+	preferred := server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: 100, Rate: 500}))
+	frames, _, stop := follow(t, firehose.UpstreamsConfig{URLs: []string{preferred, mute}, SampleInterval: 10 * time.Millisecond}, firehose.Resume{})
+	for deadline := time.Now().Add(10 * time.Second); frames[0].Load() < 100; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d frames", frames[0].Load())
+		}
+	}
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it takes %s to stop", took)
+	}
+}
+
 // Where silence is a fault it is one that another relay can mend.
 func TestLivenessFailover(t *testing.T) {
 	t.Parallel()

@@ -17,13 +17,13 @@ static: ## bin/slipstream without any shared library, as in the container image
 	$(BUILD:-s=-s -linkmode external -extldflags '-static') -tags netgo,osusergo -o bin/slipstream ./cmd/slipstream
 
 test: ## every test, in a minute or two
-	go test ./...
+	go test -timeout 30m ./...
 
 test-static: ## both copies of libzstd in one binary, linked as in the container image
 	go test -tags netgo,osusergo -ldflags "-linkmode external -extldflags '-static'" ./pkg/event
 
 race: ## the same under the race detector
-	go test -race -short ./...
+	go test -race -short -timeout 30m ./...
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt needed:"; gofmt -l .; exit 1; }

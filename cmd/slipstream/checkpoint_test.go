@@ -77,7 +77,7 @@ func TestBesideDaemon(t *testing.T) {
 	p := serveProcess(t, upstream, dir, addr, metrics, "--log-level", "warn")
 	rounds := 3 // the log grows by 100,000 events a second, and each round takes longer
 	if testing.Short() {
-		rounds = 2
+		rounds = 1
 	}
 	flags := []string{"--data-dir", dir, "--metrics-listen-addr", metrics}
 	events, newest := int64(0), int64(0)

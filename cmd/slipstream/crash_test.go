@@ -223,7 +223,7 @@ const killsEnv = "SLIPSTREAM_TEST_KILLS"
 func TestKill(t *testing.T) {
 	kills := 20
 	if testing.Short() {
-		kills = 5
+		kills = 2
 	}
 	if n, err := strconv.Atoi(os.Getenv(killsEnv)); err == nil {
 		kills = n

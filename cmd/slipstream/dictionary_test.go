@@ -43,6 +43,9 @@ func writeEvents(t testing.TB, file string, n int) {
 
 // A dictionary is trained, measured and written, twice the same.
 func TestDictionaryTrain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("training takes its time")
+	}
 	if err := train.Available(); err != nil {
 		t.Skip(err)
 	}
@@ -92,6 +95,9 @@ func TestDictionaryTrain(t *testing.T) {
 
 // A data dir is learnt from, also beside the daemon that writes it.
 func TestDictionaryOfDataDir(t *testing.T) {
+	if testing.Short() {
+		t.Skip("training takes its time")
+	}
 	if err := train.Available(); err != nil {
 		t.Skip(err)
 	}

@@ -156,9 +156,10 @@ func (c *Client) session(url string, start Start, handle func(Frame) error) *ses
 func (s *session) run(ctx context.Context) error {
 	s.down = time.Now()
 	for {
-		began, before := time.Now(), s.handled
+		began, before := time.Now(), s.start
 		err := s.connect(ctx)
 		s.setConnected(false)
+		moved := s.start != before // the same frame over and over is no progress
 		var fatal errHandler
 		switch {
 		case ctx.Err() != nil:
@@ -167,14 +168,14 @@ func (s *session) run(ctx context.Context) error {
 			return fatal.error
 		case errors.Is(err, errNewSequence):
 			s.metrics.resets.Inc()
-			if s.handled > before || s.start.Known { // it is there; but not over and over
+			if moved || s.start.Known { // it is there; but not over and over
 				s.backoff = s.cfg.MinBackoff
 			}
 			s.log.Warn("the relay's sequence numbers start anew; taking them from its oldest frame", "cursor", s.start.Cursor, "pause", s.backoff)
 			s.start = Start{}
 			s.epoch++
 		default:
-			if s.handled > before || time.Since(began) > time.Minute {
+			if moved || time.Since(began) > time.Minute {
 				s.backoff, s.failing = s.cfg.MinBackoff, false
 			}
 			// One line per state change: the first failure in a row is news, the rest are not.
@@ -187,7 +188,7 @@ func (s *session) run(ctx context.Context) error {
 		}
 		// To have been let in is nothing yet; a frame is, or an answer to a ping where silence
 		// is no fault.
-		if s.handled > before || s.answered && !errors.Is(err, errSilent) {
+		if moved || s.answered && !errors.Is(err, errSilent) {
 			s.down = time.Now()
 		}
 		pause := s.backoff/2 + rand.N(s.backoff/2+1)

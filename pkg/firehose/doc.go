@@ -44,8 +44,10 @@
 // active before can also be resumed where it was left: whatever the others have sent meanwhile,
 // nothing before that place is missing.
 //
+//   - No sample is resumed from that was taken after the active relay had failed: whatever time
+//     its frames have, the relay may have sent much since then.
 //   - Samples and places are stored with the events ([Resume]), so that kill -9 loses neither.
-//     A start without samples waits for them up to 5 s before it takes the first frame: the first
+//     A start without samples of a standby waits for them up to 5 s before it takes the first frame: the first
 //     failover may be a moment away. One taken before a live stream begins may be resumed from
 //     whatever its age, since nothing older is owed.
 //   - Where no sample serves (all are too new because the stream was behind, or so old that too
@@ -63,7 +65,7 @@
 // What lost: a merge of all relays at all times, which costs their traffic several times over
 // and, their orders being different, still needs to know what was sent; and the time of arrival
 // instead of that in the frame, which is wrong for a stream that is behind, as after every
-// restart. The cost: frames with clocks that are wrong for most of nine in a row spoil one sample,
-// no more, as none counts as older than the one before it; a relay that is late by more than two
+// restart. The cost: clocks that are wrong in most of nine frames in a row spoil a sample, and one that
+// is ahead those behind it, for minutes, in which a place is searched for instead; a relay that is late by more than two
 // minutes against another, and fails, loses what it was late by.
 package firehose

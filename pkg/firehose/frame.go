@@ -110,7 +110,8 @@ func parseSeq(body []byte) (Seq, error) {
 	return 0, errors.New("no seq")
 }
 
-// parseTime finds the time in a message's body; zero: there is none that can be read.
+// parseTime finds the time in a message's body; zero: there is none that can be read, or that
+// nanoseconds and JSON have room for.
 func parseTime(body []byte) time.Time {
 	s := dagcbor.NewScanner(body)
 	n, err := s.Map()
@@ -128,7 +129,9 @@ func parseTime(body []byte) time.Time {
 				break
 			}
 			if t, err := time.Parse(time.RFC3339, string(text)); err == nil {
-				return t
+				if t = t.UTC(); t.Year() >= 1970 && t.Year() < 2262 {
+					return t
+				}
 			}
 			break
 		}

@@ -17,6 +17,7 @@ import (
 const (
 	sampleFrames  = 9
 	sampleTimeout = 15 * time.Second
+	sampleIdle    = 10 * time.Second // for the first frame: who sends none is idle
 	sampleRest    = time.Second     // for the frames behind the first
 	firstTimeout  = 5 * time.Second // for the samples before the first frame
 )
@@ -53,7 +54,7 @@ func (c *Client) probe(ctx context.Context, url string, start Start) (Position, 
 		conn.Close()
 	}()
 	conn.SetReadLimit(int64(c.cfg.MaxMessage))
-	conn.SetReadDeadline(time.Now().Add(sampleTimeout - 5*time.Second))
+	conn.SetReadDeadline(time.Now().Add(sampleIdle))
 	var times []time.Time
 	first, size := Seq(-1), 0
 	for frames := 0; frames < sampleFrames && size < c.cfg.MaxMessage; {
@@ -144,8 +145,9 @@ func (r *relay) add(p Position, until time.Time) {
 		samples = samples[:n-1]
 	}
 	if r.last != nil && r.last.Seq > p.Seq {
-		r.last = nil
+		r.last, r.anew = nil, true
 	}
+	p.seen = time.Now()
 	samples = append(samples, p)
 	if len(samples) > keepSamples {
 		// The second is as good as the first if it is old enough.
@@ -173,7 +175,11 @@ func (u *Upstreams) sampleAll(ctx context.Context, but int, start bool) {
 // is known is of no use: if the active relay fails at once, there must be something to resume
 // from.
 func (u *Upstreams) sampleFirst(ctx context.Context, from Resume) {
-	if from.Active < 0 || !from.Start.Live && !slices.ContainsFunc(u.relays, func(r relay) bool { return r.samples == nil }) {
+	wanted := from.Start.Live
+	for i := range u.relays {
+		wanted = wanted || i != from.Active && u.relays[i].samples == nil
+	}
+	if from.Active < 0 || !wanted {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstTimeout)
@@ -209,9 +215,6 @@ func (u *Upstreams) goBack(active int) {
 		ready := u.relays[i].good >= u.relays[i].need
 		u.mu.Unlock()
 		if !ready {
-			continue
-		}
-		if _, ok := u.fit(i); !ok {
 			continue
 		}
 		u.mu.Lock()

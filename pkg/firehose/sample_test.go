@@ -17,7 +17,7 @@ func TestSamplesAreThinned(t *testing.T) {
 			if len(r.samples) > keepSamples {
 				t.Fatalf("%d samples", len(r.samples))
 			}
-			p, ok := newest(&r, until)
+			p, ok := newest(&r, until, time.Now())
 			if !ok {
 				t.Fatalf("late by %d, %d: nothing to resume from", late, i)
 			}
@@ -38,22 +38,35 @@ func TestSamplesOfOddRelays(t *testing.T) {
 		r.add(Position{Seq: Seq(i + 1), Time: minute(m)}, minute(8))
 	}
 	for until, want := range map[int]Seq{9: 0, 10: 1, 11: 3, 12: 4, 20: 5} {
-		if p, _ := newest(&r, minute(until)); p.Seq != want {
+		if p, _ := newest(&r, minute(until), time.Now()); p.Seq != want {
 			t.Errorf("until %d: %d, want %d", until, p.Seq, want)
 		}
 	}
 	// One far ahead spoils those behind it, not those before; the last frame always serves.
 	r.add(Position{Seq: 6, Time: minute(9999)}, minute(8))
 	r.add(Position{Seq: 7, Time: minute(14)}, minute(8))
-	if p, ok := newest(&r, minute(20)); !ok || p.Seq != 5 {
+	if p, ok := newest(&r, minute(20), time.Now()); !ok || p.Seq != 5 {
 		t.Errorf("%v, want 5", p)
 	}
 	r.last = &Position{Seq: 6, Time: minute(19)}
-	if p, ok := newest(&r, minute(20)); !ok || p.Seq != 6 {
+	if p, ok := newest(&r, minute(20), time.Now()); !ok || p.Seq != 6 {
 		t.Errorf("%v, want 6", p)
 	}
 	r.add(Position{Seq: 2, Time: minute(20)}, minute(18))
 	if r.last != nil || len(r.samples) != 3 || r.samples[2].Seq != 2 {
 		t.Errorf("after new numbers: %v, %v", r.last, r.samples)
+	}
+}
+
+// What a standby sent when the active relay had failed already is not behind anything that the
+// active one sent, however old it says that it is.
+func TestSampleAfterTheFailure(t *testing.T) {
+	failed := time.Now()
+	var r relay
+	r.add(Position{Seq: 100, Time: failed.Add(-3 * time.Minute)}, failed.Add(-2*time.Minute))
+	r.samples[0].seen = failed.Add(-time.Minute)
+	r.add(Position{Seq: 500, Time: failed.Add(-time.Hour)}, failed.Add(-2*time.Minute))
+	if p, ok := newest(&r, failed.Add(-2*time.Minute), failed); !ok || p.Seq != 100 {
+		t.Errorf("resumed after %d, %v", p.Seq, ok)
 	}
 }

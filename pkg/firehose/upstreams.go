@@ -44,6 +44,7 @@ type Upstreams struct {
 // relay is what is known of one.
 type relay struct {
 	last    *Position  // up to where its frames were taken; nil: none
+	anew    bool       // its numbers have begun anew since
 	samples []Position // oldest first; never written to once it is here
 
 	reachable bool
@@ -59,6 +60,8 @@ type Position struct {
 	Seq   Seq       `json:"seq"`             // go on after this one
 	Time  time.Time `json:"time"`            // of the frames there, by what they say themselves
 	Start bool      `json:"start,omitempty"` // nothing before it was ever wanted
+
+	seen time.Time // when, by our clock; zero: before the process was started
 }
 
 func (p Position) start() Start { return Start{Cursor: p.Seq, Known: p.Seq > 0} }
@@ -128,15 +131,15 @@ func (u *Upstreams) URLs() []string { return u.cfg.URLs }
 // Connected reports whether there is a connection, and since when that is so.
 func (u *Upstreams) Connected() (bool, time.Time) { return u.client.Connected() }
 
-// Samples returns those of each relay, and a number that changes when they do. They must not
-// be written to.
-func (u *Upstreams) Samples() (samples [][]Position, update int) {
+// Samples returns those of each relay, whether its numbers have begun anew since frames were
+// taken from it, and a number that changes when any of it does. They must not be written to.
+func (u *Upstreams) Samples() (samples [][]Position, anew []bool, update int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for i := range u.relays {
-		samples = append(samples, u.relays[i].samples)
+		samples, anew = append(samples, u.relays[i].samples), append(anew, u.relays[i].anew)
 	}
-	return samples, u.update
+	return samples, anew, u.update
 }
 
 // Update returns the number that Samples does.
@@ -149,14 +152,15 @@ func (u *Upstreams) Update() int {
 // Run delivers the frames of one relay after the other until ctx ends (it then returns nil) or
 // handle returns an error (which it returns). handle is called as by Client.Run.
 func (u *Upstreams) Run(ctx context.Context, from Resume, handle func(Frame) error) error {
-	if u.reached = from.Reached; u.reached == nil {
-		u.reached = func() time.Time { return time.Time{} }
+	u.reached = func() time.Time { return time.Time{} }
+	if from.Reached != nil {
+		u.reached = func() time.Time { return earlier(from.Reached(), time.Now()) } // clocks may be ahead
 	}
 	u.mu.Lock()
 	for i := range from.Relays {
 		u.relays[i].last, u.relays[i].samples = from.Relays[i].Last, from.Relays[i].Samples
 	}
-	u.active = max(0, from.Active)
+	u.active = from.Active
 	u.mu.Unlock()
 	if u.several() {
 		u.sampleFirst(ctx, from)
@@ -168,7 +172,7 @@ func (u *Upstreams) Run(ctx context.Context, from Resume, handle func(Frame) err
 	}
 	active, start, epoch := from.Active, from.Start, 0
 	for pause := u.client.cfg.MinBackoff; active < 0; pause = min(2*pause, u.client.cfg.MaxBackoff) {
-		if active, start = u.findNext(ctx, u.client.log, -1, from.Start); active >= 0 {
+		if active, start = u.findNext(ctx, u.client.log, -1, from.Start, time.Now()); active >= 0 {
 			break
 		}
 		select {
@@ -224,23 +228,32 @@ func (u *Upstreams) deliver(ctx context.Context, active int, start Start, epoch 
 		leave()
 		u.leave = nil
 		back := u.next
-		if s.start.Known {
-			u.relays[active].last = &Position{Seq: s.start.Cursor, Time: u.reached()}
+		if s.start.Known && s.handled > 0 {
+			u.relays[active].last, u.relays[active].anew = &Position{Seq: s.start.Cursor, Time: u.reached()}, false
 		}
 		u.mu.Unlock()
 		switch {
 		case ctx.Err() != nil:
 			return s, next, nil
 		case err == nil: // told to leave
-			if start, ok := u.fit(back); ok {
+			reached := u.reached()
+			start, ok := u.fit(back, time.Now())
+			if behind, _ := u.behind(back, reached); !ok && !behind { // as where frames are rare
+				start, ok = u.search(ctx, s.log.With("to", u.cfg.URLs[back]), back, reached, time.Now())
+			}
+			if ok {
 				u.metrics.switches[reasonBack].Inc()
 				s.log.Info("going back to a preferred relay", "to", u.cfg.URLs[back], "cursor", start.Seq, "overlap", u.overlap(start))
 				return s, change{back, start.start(), true}, nil
 			}
+			u.mu.Lock()
+			r := &u.relays[back]
+			r.good, r.need = 0, min(2*r.need, maxNeedSamples)
+			u.mu.Unlock()
 		case !errors.Is(err, errGivenUp):
 			return s, next, err
 		default:
-			if i, start := u.findNext(ctx, s.log, active, fresh); i >= 0 {
+			if i, start := u.findNext(ctx, s.log, active, fresh, s.down); i >= 0 {
 				u.metrics.switches[reasonFailover].Inc()
 				return s, change{i, start, false}, nil
 			}
@@ -249,8 +262,9 @@ func (u *Upstreams) deliver(ctx context.Context, active int, start Start, epoch 
 }
 
 // findNext finds the first relay but one that can be reached and resumed, and says where; -1:
-// there is none. fresh is where to begin if there were no frames yet.
-func (u *Upstreams) findNext(ctx context.Context, from *slog.Logger, but int, fresh Start) (int, Start) {
+// there is none. fresh is where to begin if there were no frames yet, down when the last
+// connection was that worked.
+func (u *Upstreams) findNext(ctx context.Context, from *slog.Logger, but int, fresh Start, down time.Time) (int, Start) {
 	for i, url := range u.cfg.URLs {
 		if i == but || !u.sample(ctx, i, false) {
 			continue
@@ -262,6 +276,9 @@ func (u *Upstreams) findNext(ctx context.Context, from *slog.Logger, but int, fr
 			if fresh.Cursor > 0 {
 				start = Start{Live: true} // a number of the preferred relay's
 			}
+			if fresh.Known {
+				u.client.metrics.gaps.Inc() // or its frames have no time
+			}
 			log.Warn("beginning with another relay", "live", start.Live)
 			return i, start
 		}
@@ -271,10 +288,10 @@ func (u *Upstreams) findNext(ctx context.Context, from *slog.Logger, but int, fr
 			}
 			continue
 		}
-		p, ok := u.fit(i)
+		p, ok := u.fit(i, down)
 		if ok {
 			log.Warn("going over to another relay", "cursor", p.Seq, "overlap", u.overlap(p))
-		} else if p, ok = u.search(ctx, log, i, reached); !ok {
+		} else if p, ok = u.search(ctx, log, i, reached, down); !ok {
 			continue
 		}
 		return i, p.start()
@@ -307,33 +324,35 @@ func (u *Upstreams) MaxOverlap() time.Duration { return 2 * u.cfg.Margin }
 
 // fit returns where a relay can be resumed so that nothing is lost and little comes twice: the
 // last frame that was taken from it, or the newest sample that is older by Margin than what was
-// reached, whichever is newer.
-func (u *Upstreams) fit(i int) (best Position, ok bool) {
+// reached, whichever is newer. Samples that were taken after the moment are not looked at:
+// what has come since then only this relay has sent.
+func (u *Upstreams) fit(i int, moment time.Time) (best Position, ok bool) {
 	reached := u.reached()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	r := &u.relays[i]
-	best, ok = newest(r, reached.Add(-u.cfg.Margin))
+	best, ok = newest(r, reached.Add(-u.cfg.Margin), moment)
 	if ok && reached.Sub(best.Time) <= u.MaxOverlap() {
 		return best, true
 	}
 	for _, p := range r.samples {
-		if p.Start && reached.Sub(p.Time) <= u.MaxOverlap() {
+		if p.Start && reached.Sub(p.Time).Abs() <= u.MaxOverlap() {
 			return p, true
 		}
 	}
 	return best, false
 }
 
-// newest returns the newest position up to a time. One frame with a clock that is behind makes
-// a sample look older than it is, so none counts as older than one before it.
-func newest(r *relay, until time.Time) (best Position, ok bool) {
+// newest returns the newest position up to a time, as the frames have it, that was seen before a
+// moment. One frame with a clock that is behind makes a sample look older than it is, so none
+// counts as older than one before it.
+func newest(r *relay, until, moment time.Time) (best Position, ok bool) {
 	if r.last != nil {
 		best, ok = *r.last, true
 	}
 	var growing time.Time
 	for _, p := range r.samples {
-		if growing = later(growing, p.Time); growing.After(until) {
+		if growing = later(growing, p.Time); growing.After(until) || p.seen.After(moment) {
 			break
 		}
 		if !ok || p.Seq > best.Seq {
@@ -354,12 +373,17 @@ func later(a, b time.Time) time.Time {
 // a dozen.
 const searchSteps = 40
 
+// searchTimeout is for a relay that answers each of them slowly: there may be a better one.
+const searchTimeout = time.Minute
+
 // search finds a position where no sample serves, by halving: it connects with a cursor and
 // looks at the time of what comes.
-func (u *Upstreams) search(ctx context.Context, log *slog.Logger, i int, reached time.Time) (low Position, ok bool) {
+func (u *Upstreams) search(ctx context.Context, log *slog.Logger, i int, reached, moment time.Time) (low Position, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, searchTimeout)
+	defer cancel()
 	url, target := u.cfg.URLs[i], reached.Add(-u.cfg.Margin)
 	u.mu.Lock()
-	low, known := newest(&u.relays[i], target)
+	low, known := newest(&u.relays[i], target, moment)
 	var high Seq = -1
 	if n := len(u.relays[i].samples); n > 0 {
 		high = u.relays[i].samples[n-1].Seq

@@ -2,11 +2,13 @@ package firehose_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"slipstream/pkg/firehose"
@@ -201,6 +203,94 @@ func TestSearch(t *testing.T) {
 		}
 		if gaps := counter(t, reg, "slipstream_upstream_gaps_total"); gaps != c.gaps {
 			t.Errorf("reached %s: %v gaps, want %v", c.reached, gaps, c.gaps)
+		}
+	}
+}
+
+// saysOnce is a relay that sends so many frames, all with one time, and with one frame ends
+// the connection.
+func saysOnce(t *testing.T, n int, at string) string {
+	text := func(b []byte, s string) []byte {
+		if len(s) < 24 {
+			return append(append(b, 0x60|byte(len(s))), s...)
+		}
+		return append(append(b, 0x78, byte(len(s))), s...)
+	}
+	return server(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer ws.Close()
+		for i := range n {
+			frame := append(text(text(text([]byte{0xa2}, "t"), "#identity"), "op"), 1, 0xa2)
+			frame = append(text(frame, "seq"), 0x18, byte(100+i))
+			ws.WriteMessage(websocket.BinaryMessage, text(text(frame, "time"), at))
+		}
+		if n > 1 {
+			ws.ReadMessage()
+		}
+	}))
+}
+
+// Times that nothing can hold are none: samples can be stored whatever a relay says.
+func TestTimesOutOfRange(t *testing.T) {
+	t.Parallel()
+	active := server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: 100, Rate: 500}))
+	for _, at := range []string{"9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+23:59", "2300-01-01T00:00:00Z"} {
+		u := firehose.NewUpstreams(firehose.UpstreamsConfig{URLs: []string{active, saysOnce(t, 9, at)}})
+		u.Run(t.Context(), firehose.Resume{Start: firehose.Start{Live: true}}, func(firehose.Frame) error { return errEnough })
+		samples, _, _ := u.Samples()
+		if _, err := json.Marshal(samples); err != nil || len(samples[1]) > 0 {
+			t.Errorf("%s: %v, %v", at, samples, err)
+		}
+	}
+}
+
+// That what was reached lies in the future, by a relay's clock, does not end failover.
+func TestReachedInTheFuture(t *testing.T) {
+	t.Parallel()
+	down := server(t, http.NotFoundHandler())
+	standby := server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: 1 << 33, Rate: 500, WallClock: true}))
+	frames, _, _ := follow(t, firehose.UpstreamsConfig{URLs: []string{down, standby}, FailoverAfter: 50 * time.Millisecond, SampleInterval: time.Second},
+		firehose.Resume{Start: firehose.Start{Cursor: 5, Known: true}, Reached: func() time.Time { return time.Now().Add(10 * time.Minute) }})
+	until(t, "the standby is taken", func() bool { return frames[1].Load() > 0 })
+}
+
+// A relay that sends the same frame on every connection does not work.
+func TestSameFrameOverAndOver(t *testing.T) {
+	t.Parallel()
+	again := saysOnce(t, 1, time.Now().Format(time.RFC3339))
+	standby := server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: 1 << 33, Rate: 500, WallClock: true}))
+	frames, _, _ := follow(t, firehose.UpstreamsConfig{URLs: []string{again, standby}, FailoverAfter: 50 * time.Millisecond, SampleInterval: time.Second},
+		firehose.Resume{Start: firehose.Start{Cursor: 99, Known: true}, Reached: time.Now})
+	until(t, "the standby is taken", func() bool { return frames[1].Load() > 0 })
+}
+
+// A restart does not wait for a standby of which samples are stored.
+func TestRestartBesideAMuteStandby(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	var asked atomic.Int64
+	mute := server(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1); <-release }))
+	t.Cleanup(func() { close(release) })
+	active := server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: 100, Rate: 500}))
+	frames, _, _ := follow(t, firehose.UpstreamsConfig{URLs: []string{active, mute}}, firehose.Resume{
+		Start: firehose.Start{Cursor: 101, Known: true}, Reached: time.Now,
+		Relays: []firehose.Relay{{}, {Samples: []firehose.Position{{Seq: 7, Time: time.Now().Add(-3 * time.Minute)}}}},
+	})
+	until(t, "frames come", func() bool { return frames[0].Load() > 0 })
+	if n := asked.Load(); n != 0 {
+		t.Errorf("the standby was asked %d times before", n)
+	}
+}
+
+// until waits for a condition.
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
 		}
 	}
 }

@@ -222,9 +222,10 @@ func (q *queue) release(b *batch) {
 	q.free <- b
 }
 
+// parseTime reads a frame's time; zero: it cannot be read, or nanoseconds have no room for it.
 func parseTime(b []byte) time.Time {
 	t, err := time.Parse(time.RFC3339, string(b))
-	if err != nil {
+	if t = t.UTC(); err != nil || t.Year() < 1970 || t.Year() >= 2262 {
 		return time.Time{}
 	}
 	return t

@@ -110,7 +110,8 @@ func (in *Ingester) newSequencer() (*sequencer, firehose.Resume, error) {
 		if stored.Time.IsZero() { // by a version that did not store it
 			stored.Time = in.cfg.Log.Last().Time()
 		}
-		s.clock.add(stored.Time)
+		// A relay's clock may be ahead; what is taken for reached must not be.
+		s.clock.add(earlier(stored.Time, in.cfg.Now()))
 		in.reached.Store(s.clock.median().UnixNano())
 	}
 	known := false // where a relay is to be resumed
@@ -123,7 +124,7 @@ func (in *Ingester) newSequencer() (*sequencer, firehose.Resume, error) {
 		from.Relays = append(from.Relays, r)
 		known = known || r.Last != nil || r.Samples != nil
 	}
-	if began := from.Began(); !began.IsZero() && in.reachedTime().Sub(began) <= in.cfg.Upstreams.MaxOverlap() {
+	if began := from.Began(); !began.IsZero() && in.reachedTime().Sub(began).Abs() <= in.cfg.Upstreams.MaxOverlap() {
 		s.beginning = &beginning{revs: make(map[uint64]string), filter: true}
 	}
 	if err := s.recent.fill(in.cfg.Log, s.beginning); err != nil {
@@ -169,6 +170,13 @@ func (in *Ingester) newSequencer() (*sequencer, firehose.Resume, error) {
 		s.beginning = &beginning{revs: make(map[uint64]string)}
 	}
 	return s, from, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // clock tells how far a stream is by the time in its frames. Single ones may be anywhere, so it
@@ -252,9 +260,11 @@ func (s *sequencer) next(r *run) {
 func (s *sequencer) seal() {
 	r := s.current
 	if s.seq >= 0 && (s.seq != s.stored || s.update != s.in.cfg.Upstreams.Update()) {
-		// No field can fail to encode.
-		r.checkpoint, _ = json.Marshal(s.checkpoint())
-		s.stored = s.seq
+		if b, err := json.Marshal(s.checkpoint()); err == nil {
+			r.checkpoint, s.stored = b, s.seq
+		} else {
+			s.in.log.Error("the upstream cursor cannot be stored", "seq", s.seq, "error", err) // no field can fail to encode
+		}
 	}
 	s.in.toCommit <- r
 	s.in.toEncode <- r
@@ -267,8 +277,12 @@ func (s *sequencer) checkpoint() Checkpoint {
 		return c
 	}
 	var samples [][]firehose.Position
-	samples, s.update = s.in.cfg.Upstreams.Samples()
+	var anew []bool
+	samples, anew, s.update = s.in.cfg.Upstreams.Samples()
 	for i, url := range urls {
+		if anew[i] && i != s.upstream {
+			s.left[i] = nil
+		}
 		r := firehose.Relay{URL: url, Last: s.left[i], Samples: samples[i]}
 		if i == s.upstream {
 			r.Last = nil // Seq says it
@@ -288,7 +302,9 @@ func (s *sequencer) batch(b *batch) {
 		keep := s.admit(d)
 		if keep && s.beginning != nil && len(events) > 0 && events[0].kind == event.KindCommit {
 			payload, end := event.Payload(json[:events[0].size]), event.DIDOffset+int(events[0].didLen)
-			keep = s.beginning.admit(payload[event.DIDOffset:end], event.Rev(payload, int(events[0].didLen)))
+			if keep = s.beginning.admit(payload[event.DIDOffset:end], event.Rev(payload, int(events[0].didLen))); !keep {
+				s.in.metrics.duplicates.Inc() // of what was before the beginning
+			}
 		}
 		for j := range events {
 			e := &events[j]
@@ -306,11 +322,11 @@ func (s *sequencer) batch(b *batch) {
 		}
 	}
 	if !b.newest.IsZero() {
-		s.clock.add(b.newest)
+		s.clock.add(earlier(b.newest, now))
 		reached := s.clock.median()
 		s.in.reached.Store(reached.UnixNano())
 		if s.beginning != nil {
-			if s.began.IsZero() {
+			if s.clock.n <= len(s.clock.ring) || reached.Before(s.began) { // until the median is one
 				s.began = reached
 			}
 			if reached.Sub(s.began) > s.in.cfg.Upstreams.MaxOverlap() {
@@ -330,6 +346,9 @@ func (s *sequencer) admit(d *decoded) bool {
 	if d.epoch != s.epoch || d.upstream != s.upstream {
 		if d.upstream != s.upstream && s.upstream >= 0 && s.seq >= 0 {
 			s.left[s.upstream] = &firehose.Position{Seq: s.seq, Time: s.in.reachedTime().UTC()}
+		}
+		if d.upstream != s.upstream {
+			s.stored = -1 // a number of the other's
 		}
 		s.epoch, s.upstream, s.seq, s.repeats = d.epoch, d.upstream, -1, 0
 		s.recent.watch()

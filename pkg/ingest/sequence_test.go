@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"testing"
+	"time"
 
 	"slipstream/pkg/firehose"
 )
@@ -147,5 +148,24 @@ func TestEncodeAllocs(t *testing.T) {
 	// About 30, and a few times that under the race detector, where pools forget on purpose.
 	if n := testing.AllocsPerRun(10, chunk); n > float64(len(r.events))/2 {
 		t.Errorf("%v allocations for %d events", n, len(r.events))
+	}
+}
+
+// A stream's beginning ends, although the clock of its first frames was ahead.
+func TestBeginningEnds(t *testing.T) {
+	u := firehose.NewUpstreams(firehose.UpstreamsConfig{URLs: []string{"a", "b"}})
+	now := time.Now()
+	s := &sequencer{
+		in: New(Config{Upstreams: u, Now: func() time.Time { return now.AddDate(2, 0, 0) }}), seq: -1, stored: -1,
+		recent: recent{size: recentFrames}, beginning: &beginning{revs: map[uint64]string{}},
+	}
+	for range 3 {
+		s.batch(&batch{newest: now.AddDate(1, 0, 0)})
+	}
+	for i := range 1000 {
+		s.batch(&batch{newest: now.Add(time.Duration(i) * time.Second)})
+	}
+	if s.beginning != nil {
+		t.Errorf("a quarter of an hour later it still is the beginning, of %s", s.began)
 	}
 }

@@ -5,7 +5,7 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 
-.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-smoke soak dictionary demo run docker
+.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-smoke deploy-test soak dictionary demo run docker
 
 all: lint test
 
@@ -50,6 +50,9 @@ bench-smoke: ## the benchmark scripts still run; their figures mean nothing
 	SECS=3 RECORDS=20 scripts/bench-latency.sh
 	scripts/bench-fanout.sh --smoke
 	scripts/bench-replay.sh --smoke
+
+deploy-test: build ## what an installation needs beside the binary, with systemd, Caddy, nginx and Prometheus
+	SLIPSTREAM_DEPLOY=1 go test -count=1 -timeout 15m -v ./scripts/deploy
 
 soak: ## what takes too long for every change
 	SLIPSTREAM_TEST_KILLS=200 go test -count=1 -timeout 60m -run '^TestKill$$' ./cmd/slipstream

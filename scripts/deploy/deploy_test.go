@@ -43,7 +43,7 @@ const patience = 30 * time.Second
 var packages = map[string]string{
 	"caddy": "caddy", "nginx": "nginx-light", "prometheus": "prometheus", "promtool": "prometheus",
 	"systemd-analyze": "systemd", "systemctl": "systemd", "unshare": "util-linux", "nsenter": "util-linux",
-	"docker-compose": "docker-compose", "ip": "iproute2", "chroot": "coreutils", "git": "git", "make": "make",
+	"docker-compose": "docker-compose", "ip": "iproute2", "ufw": "ufw", "chroot": "coreutils", "git": "git", "make": "make",
 }
 
 var installing sync.Mutex

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -154,8 +155,8 @@ var nsPID = regexp.MustCompile(`(?m)^NSpid:\t(\d+)\t(\d+)$`)
 // nothing.
 func TestUnitRuns(t *testing.T) {
 	upstream := startRelay(t, simrelay.Config{Seed: 7, Loop: 1000, Rate: 300, WallClock: true})
-	addr, metrics := freeAddr(t), freeAddr(t)
-	m := startSystemd(t, "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\nStandardOutput=append:/run/log\nStandardError=append:/run/log\n", fmt.Sprintf(
+	addr, metrics := privilegedAddr(t), freeAddr(t)
+	m := startSystemd(t, "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\nStandardOutput=append:/run/log\nStandardError=append:/run/log\n", readmeSettings(t)+fmt.Sprintf(
 		"SLIPSTREAM_UPSTREAM_URL=%s\nSLIPSTREAM_UPSTREAM_CURSOR=0\nSLIPSTREAM_LISTEN_ADDR=%s\nSLIPSTREAM_METRICS_LISTEN_ADDR=%s\nSLIPSTREAM_LEGACY_DICTIONARY=off\n",
 		upstream, addr, metrics))
 	defer func() {
@@ -238,6 +239,34 @@ func TestUnitRuns(t *testing.T) {
 	if out := m.do("stop", "slipstream.service"); out != "" || m.property("Result") != "success" {
 		t.Errorf("systemctl stop: %s; the result is %s", out, m.property("Result"))
 	}
+}
+
+// readmeSettings are those of the README's VPS, but for the name, for which nobody here gives a
+// certificate.
+func readmeSettings(t *testing.T) string {
+	t.Helper()
+	var settings []string
+	for _, line := range readmeCode(t, "A $5 VPS in ten minutes") {
+		if strings.HasPrefix(line, "SLIPSTREAM_") && !strings.HasPrefix(line, "SLIPSTREAM_TLS_DOMAIN=") {
+			settings = append(settings, line)
+		}
+	}
+	if len(settings) == 0 {
+		t.Fatal("the README has no settings")
+	}
+	return strings.Join(settings, "\n") + "\n"
+}
+
+// privilegedAddr is one that takes a privilege to listen at, as --tls-domain does.
+func privilegedAddr(t *testing.T) string {
+	t.Helper()
+	for port := 1023; port > 600; port-- {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return l.Addr().String()
+		}
+	}
+	return freeAddr(t)
 }
 
 // consumer reads a v1 stream over connections that come and go. Against what it received last it

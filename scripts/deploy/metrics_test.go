@@ -44,8 +44,7 @@ func busyDaemon(t *testing.T) *daemon {
 	return d
 }
 
-// labels are all that a metric may have, each with a set of values that is closed. The last
-// three are the runtime's.
+// labels are all that a metric may have, each with a set of values that is closed.
 var labels = []string{"kind", "form", "reason", "wire", "lag", "le", "version", "zstd", "quantile"}
 
 func TestMetrics(t *testing.T) {

@@ -5,7 +5,7 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 
-.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-dictionary bench-smoke compat soak dictionary demo run docker
+.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-dictionary bench-smoke compat deploy-test soak dictionary demo run docker
 
 all: lint test
 
@@ -57,6 +57,9 @@ bench-smoke: ## the benchmark scripts still run; their figures mean nothing
 compat: build ## what other people wrote, from their registries, against the real binary: clients, a PDS, a certificate authority
 	SLIPSTREAM_COMPAT=1 go test -count=1 -parallel 4 -timeout 30m -v -run '^TestCompat$$' ./scripts/compat
 	go test -tags compat -count=1 -timeout 20m ./scripts/compat/pds ./scripts/compat/acme
+
+deploy-test: build ## what an installation needs beside the binary, with systemd, Caddy, nginx and Prometheus
+	SLIPSTREAM_DEPLOY=1 go test -count=1 -timeout 15m -v ./scripts/deploy
 
 soak: ## what takes too long for every change
 	SLIPSTREAM_TEST_KILLS=200 go test -count=1 -timeout 60m -run '^TestKill$$' ./cmd/slipstream

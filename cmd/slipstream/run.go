@@ -49,7 +49,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		debug.SetGCPercent(gcPercent)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 
 	dir, err := prepareDataDir(cfg.DataDir, log)
 	if err != nil {

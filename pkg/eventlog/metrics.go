@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +55,9 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 		}
 		return time.Since(c.Time()).Seconds()
 	}
+	for k := event.KindCommit; k <= event.KindSync; k++ {
+		m.events.WithLabelValues(k.String())
+	}
 	for _, reason := range []string{tooOld, tooMany, tooTight} {
 		m.removed.WithLabelValues(reason)
 	}
@@ -66,6 +70,8 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 			func() float64 { return float64(l.Last()) }),
 		gauge("slipstream_replay_seconds", "How far back a consumer can replay: the age of the oldest event.",
 			func() float64 { return age(l.Oldest()) }),
+		gauge("slipstream_retention_seconds", "How far back that is to be (--event-ttl); less, where there is no space or the daemon has not run for so long.",
+			func() float64 { return l.cfg.Retention.Seconds() }),
 		gauge("slipstream_last_event_age_seconds", "Age of the newest event; 0: none yet.",
 			func() float64 { return age(l.Last()) }),
 		gauge("slipstream_window_bytes", "Memory taken by the newest events.",
@@ -74,6 +80,13 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 			func() float64 { return float64(l.cache.size()) }),
 		gauge("slipstream_store_disk_bytes", "Disk space that the store takes.",
 			l.ofStore(func(m *pebble.Metrics) uint64 { return m.DiskSpaceUsage() })),
+		gauge("slipstream_disk_free_bytes", "Free space on the store's disk.", func() float64 {
+			usage, err := l.cfg.FS.GetDiskUsage(l.cfg.Dir)
+			if err != nil {
+				return math.NaN() // not every file system can tell
+			}
+			return float64(usage.AvailBytes)
+		}),
 		counter("slipstream_store_accepted_bytes_total", "Bytes of events stored since the start, in the form in which they stay.",
 			func() float64 { return float64(l.stored.Load().bytes - l.opened.bytes) }),
 		counter("slipstream_store_written_bytes_total", "Bytes that the store has written to disk for them: log, small chunks before they are merged, tables, compactions.",

@@ -24,6 +24,7 @@ type writer struct {
 
 	turn    bool // the log may be read from disk
 	written int  // events, for who wants to count them
+	text    int  // bytes of their JSON, until settle counts them
 
 	// How far the log has been looked at for that.
 	at    event.Cursor    // everything up to here
@@ -267,6 +268,9 @@ func (w *writer) count(s *subscriber, r run, end int) {
 	}
 	s.sent = s.sent || n > 0
 	w.written += n
+	if end > r.first {
+		w.text += int(r.chunk.Entries[end-1].End[eventlog.JSON] - r.chunk.Start(r.first, eventlog.JSON))
+	}
 	s.rate.take(n)
 	s.srv.metrics.events.Add(float64(n))
 }
@@ -303,6 +307,10 @@ func (w *writer) cut(s *subscriber) {
 func (w *writer) settle(s *subscriber, at, from event.Cursor) {
 	s.at, s.from = at, from
 	s.position.Store(int64(at))
+	if w.text > 0 {
+		s.srv.metrics.text.Add(float64(w.text))
+		w.text = 0
+	}
 }
 
 // follow reports whether err only says that the buffer's start, which the subscriber

@@ -14,16 +14,18 @@ const (
 	endedSilent
 	endedBudget
 	endedMessage
+	endedUnreadable
 	endings
 )
 
 // String returns the metric's label.
 func (e ending) String() string {
-	return [endings]string{"stalled", "fell_off_the_buffer", "bad_options_update", "no_pong", "filter_budget", "sent_a_message"}[e]
+	return [endings]string{"stalled", "fell_off_the_buffer", "bad_options_update", "no_pong", "filter_budget", "sent_a_message", "unreadable_events"}[e]
 }
 
 type metrics struct {
 	bytes, events prometheus.Counter
+	text          prometheus.Counter                 // bytes of the events' JSON
 	handshakes    [len(wireKinds)]prometheus.Counter // by wire
 	rounds        prometheus.Histogram
 	refused       [refusals]prometheus.Counter
@@ -37,6 +39,9 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		}),
 		events: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "slipstream_sent_events_total", Help: "Events written to consumers' sockets.",
+		}),
+		text: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "slipstream_sent_json_bytes_total", Help: "Bytes that the events written to consumers' sockets have as v1's JSON. What slipstream_sent_bytes_total is less, compression has saved.",
 		}),
 	}
 	handshakes := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -60,7 +65,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		m.endings[e] = ended.WithLabelValues(e.String())
 	}
 	if reg != nil {
-		reg.MustRegister(m.bytes, m.events, handshakes, refused, ended, m.rounds,
+		reg.MustRegister(m.bytes, m.events, m.text, handshakes, refused, ended, m.rounds,
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "slipstream_subscribers", Help: "Consumers that are connected.",
 			}, func() float64 { return float64(s.count()) }),

@@ -399,3 +399,29 @@ func TestBehind(t *testing.T) {
 		t.Errorf("%v are connected, want 4", n)
 	}
 }
+
+// TestSavedBytes: the metrics tell what compression saves, whatever of the events is wanted.
+func TestSavedBytes(t *testing.T) {
+	w := newWorld(t, nil)
+	w.feed.posts(300, 200)
+	frames := func(facts []fact) (n float64) {
+		for _, f := range facts {
+			n += float64(4 + len(f.payload)) // RFC 6455, section 5.2: a length from 126 on takes two bytes more
+		}
+		return n
+	}
+	var text float64
+	for _, query := range []string{"cursor=1", "cursor=1&compress=true"} {
+		before := w.metric("slipstream_sent_bytes_total", "")
+		w.dial(query).expect(w.feed.all)
+		text += frames(w.feed.all)
+		eventually(t, "what was sent is counted", func() bool { return w.metric("slipstream_sent_json_bytes_total", "") == text })
+		saved := frames(w.feed.all) - (w.metric("slipstream_sent_bytes_total", "") - before)
+		if compressed := strings.Contains(query, "compress"); compressed && saved < frames(w.feed.all)/4 || !compressed && saved > 0 {
+			t.Errorf("%s: %v bytes are saved of %v", query, saved, frames(w.feed.all))
+		}
+	}
+	before := w.metric("slipstream_sent_json_bytes_total", "")
+	w.dial("cursor=1&wantedDids=" + w.feed.all[7].did).next()
+	eventually(t, "a few are counted", func() bool { return w.metric("slipstream_sent_json_bytes_total", "") > before })
+}

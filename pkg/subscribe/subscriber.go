@@ -258,6 +258,7 @@ func (s *subscriber) end(err error) {
 	case errors.Is(err, eventlog.ErrClosed):
 		s.box.close(websocket.CloseGoingAway, "the server is shutting down")
 	default:
+		s.blame(endedUnreadable)
 		s.srv.complain(s.at, err)
 		at := int64(s.at)
 		if s.options.wire == v2 {

@@ -129,5 +129,8 @@ func TestV2DamagedJSON(t *testing.T) {
 	c := w.dial("cursor=0")
 	c.expect(w.feed.all)
 	c.expectClose(websocket.CloseInternalServerErr, "cannot read its events")
+	if n := w.ended("unreadable_events"); n != 1 {
+		t.Errorf("%v are ended for that, want 1", n)
+	}
 	w.dial("").ws.Close()
 }

@@ -52,4 +52,6 @@
 //
 // It is 3. An event is compressed once and sent to many: at the 1,000 events/s of a busy
 // network level 1 would save a thousandth of a core, and cost each consumer some 130 MB a day.
+// What is not stored but made on demand, of the v2 wire or with another dictionary, is made
+// again for every replay, and that at level 1.
 package event

@@ -20,11 +20,18 @@ func DictionaryID(dictionary []byte) (uint32, error) {
 	return binary.LittleEndian.Uint32(dictionary[4:]), nil
 }
 
+// The levels are explained in the package comment.
+const (
+	level      = 3
+	quickLevel = 1
+)
+
 // Compressor makes one stand-alone zstd frame of one payload, with a dictionary. It
 // is safe for concurrent use and lives as long as the process.
 type Compressor struct {
 	id      uint32
 	encoder encoder // libzstd with cgo, klauspost without
+	quick   encoder // for what is made for a few
 }
 
 // NewCompressor digests the dictionary, which it keeps.
@@ -39,11 +46,14 @@ func NewCompressor(dictionary []byte) (*Compressor, error) {
 		return nil, fmt.Errorf("zstd dictionary %d: %w", id, err)
 	}
 	dec.Close()
-	enc, err := newEncoder(dictionary)
+	c := &Compressor{id: id}
+	if c.encoder, err = newEncoder(dictionary, level); err == nil {
+		c.quick, err = newEncoder(dictionary, quickLevel)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("zstd dictionary %d: %w", id, err)
 	}
-	return &Compressor{id: id, encoder: enc}, nil
+	return c, nil
 }
 
 // ID returns the dictionary's id, which every frame names.
@@ -58,6 +68,13 @@ func (c *Compressor) Append(dst, payload []byte) []byte {
 func (c *Compressor) AppendBinary(dst, payload []byte) []byte {
 	start := len(dst)
 	return finishFrame(c.Append(reserve(dst), payload), start, binaryFrame)
+}
+
+// AppendQuick is AppendBinary for a frame that is not stored: it takes three quarters of the
+// time, and is larger by a hundredth.
+func (c *Compressor) AppendQuick(dst, payload []byte) []byte {
+	start := len(dst)
+	return finishFrame(c.quick.appendFrame(reserve(dst), payload), start, binaryFrame)
 }
 
 // Decompressor reads what Compressors with its dictionaries make. It is safe for concurrent

@@ -11,12 +11,9 @@ import (
 // Library names the zstd encoder that this build uses.
 const Library = "libzstd"
 
-// level is explained in the package comment.
-const level = 3
-
 type encoder struct{ dictionary *gozstd.CDict }
 
-func newEncoder(dictionary []byte) (encoder, error) {
+func newEncoder(dictionary []byte, level int) (encoder, error) {
 	d, err := gozstd.NewCDictLevel(dictionary, level)
 	return encoder{d}, err
 }

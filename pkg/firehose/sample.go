@@ -18,8 +18,8 @@ const (
 	sampleFrames  = 9
 	sampleTimeout = 15 * time.Second
 	sampleIdle    = 10 * time.Second // for the first frame: who sends none is idle
-	sampleRest    = time.Second     // for the frames behind the first
-	firstTimeout  = 5 * time.Second // for the samples before the first frame
+	sampleRest    = time.Second      // for the frames behind the first
+	firstTimeout  = 5 * time.Second  // for the samples before the first frame
 )
 
 // needSamples is how many samples in a row a preferred relay must answer before it is gone back

@@ -73,7 +73,7 @@ func (e encoding) append(dst, scratch, payload []byte, entry *eventlog.Entry) (o
 		}
 		payload = event.Payload(scratch)
 	}
-	return e.zstd.AppendBinary(dst, payload), scratch, nil
+	return e.zstd.AppendQuick(dst, payload), scratch, nil
 }
 
 // envelope is what the v2 wire adds to an event, in the mean.

@@ -57,6 +57,8 @@ type Client struct {
 	log     *slog.Logger
 	metrics *metrics
 
+	sampleIdle time.Duration // the constant, but for tests
+
 	connected atomic.Bool
 	changed   atomic.Int64 // unix ns of the last change of connected
 }
@@ -110,7 +112,7 @@ func New(cfg Config) *Client {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{cfg: cfg, log: cfg.Logger}
+	c := &Client{cfg: cfg, log: cfg.Logger, sampleIdle: sampleIdle}
 	c.changed.Store(time.Now().UnixNano())
 	c.metrics = newMetrics(cfg.Registerer, c)
 	return c
@@ -239,8 +241,23 @@ func (c *Client) dial(ctx context.Context, target string, start Start, timeout t
 	if c.cfg.UserAgent != "" {
 		header.Set("User-Agent", c.cfg.UserAgent)
 	}
-	dialer := websocket.Dialer{HandshakeTimeout: timeout, ReadBufferSize: buffer, Proxy: http.ProxyFromEnvironment}
+	// gorilla looks at ctx until there is a connection, and not while the answer does not come.
+	stop := func() bool { return true }
+	dialer := websocket.Dialer{
+		HandshakeTimeout: timeout, ReadBufferSize: buffer, Proxy: http.ProxyFromEnvironment,
+		NetDialContext: func(dialing context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(dialing, network, addr)
+			if err == nil {
+				stop = context.AfterFunc(ctx, func() { conn.Close() })
+			}
+			return conn, err
+		},
+	}
 	conn, resp, err := dialer.DialContext(ctx, target, header)
+	if !stop() && err == nil {
+		conn.Close()
+		err = ctx.Err()
+	}
 	if err != nil {
 		if resp != nil {
 			text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))

@@ -1,5 +1,10 @@
 package firehose
 
+import "time"
+
+// SetSampleIdle says how long a sample waits for its first frame.
+func (u *Upstreams) SetSampleIdle(d time.Duration) { u.client.sampleIdle = d }
+
 // ParseMessage reads what the client reads of a message.
 func ParseMessage(message []byte) (typ string, seq Seq, err error) {
 	h, body, err := parseHeader(message)

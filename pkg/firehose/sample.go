@@ -54,7 +54,7 @@ func (c *Client) probe(ctx context.Context, url string, start Start) (Position, 
 		conn.Close()
 	}()
 	conn.SetReadLimit(int64(c.cfg.MaxMessage))
-	conn.SetReadDeadline(time.Now().Add(sampleIdle))
+	conn.SetReadDeadline(time.Now().Add(c.sampleIdle))
 	var times []time.Time
 	first, size := Seq(-1), 0
 	for frames := 0; frames < sampleFrames && size < c.cfg.MaxMessage; {

@@ -18,10 +18,17 @@ import (
 // follow runs upstreams until stop is called, and counts frames by relay.
 func follow(t *testing.T, cfg firehose.UpstreamsConfig, from firehose.Resume) (frames []atomic.Int64, reg *prometheus.Registry, stop func()) {
 	t.Helper()
+	return followIdle(t, cfg, from, 10*time.Second)
+}
+
+// followIdle is follow where a sample waits so long for its first frame.
+func followIdle(t *testing.T, cfg firehose.UpstreamsConfig, from firehose.Resume, idle time.Duration) (frames []atomic.Int64, reg *prometheus.Registry, stop func()) {
+	t.Helper()
 	reg = prometheus.NewRegistry()
 	cfg.Client.Registerer = reg
 	cfg.Client.MinBackoff, cfg.Client.MaxBackoff = time.Millisecond, 5*time.Millisecond
 	u := firehose.NewUpstreams(cfg)
+	u.SetSampleIdle(idle)
 	frames = make([]atomic.Int64, len(cfg.URLs))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -265,6 +272,23 @@ func TestSameFrameOverAndOver(t *testing.T) {
 	frames, _, _ := follow(t, firehose.UpstreamsConfig{URLs: []string{again, standby}, FailoverAfter: 50 * time.Millisecond, SampleInterval: time.Second},
 		firehose.Resume{Start: firehose.Start{Cursor: 99, Known: true}, Reached: time.Now})
 	until(t, "the standby is taken", func() bool { return frames[1].Load() > 0 })
+}
+
+// The preferred relay of a quiet network is gone back to, though no sample of it fits: it sends
+// nothing while it is looked at.
+func TestBackOnAQuietNetwork(t *testing.T) {
+	t.Parallel()
+	at := time.Now().Add(-time.Hour)
+	quiet := func(first int64) string {
+		return server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: first, Total: 5, WallClock: true}))
+	}
+	_, reg, _ := followIdle(t, firehose.UpstreamsConfig{
+		URLs: []string{quiet(1 << 33), quiet(1 << 34)}, FailoverAfter: time.Second, SampleInterval: 50 * time.Millisecond,
+	}, firehose.Resume{
+		Active: 1, Start: firehose.Start{Cursor: 1 << 34, Known: true}, Reached: func() time.Time { return at.Add(10 * time.Minute) },
+		Relays: []firehose.Relay{{Last: &firehose.Position{Seq: 1 << 33, Time: at}}, {}},
+	}, 300*time.Millisecond)
+	until(t, "the preferred relay is gone back to", func() bool { return counter(t, reg, switches) > 0 })
 }
 
 // A restart does not wait for a standby of which samples are stored.

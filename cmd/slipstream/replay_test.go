@@ -122,7 +122,7 @@ func (c *collector) wait(t testing.TB, what string, n int) {
 func TestReplayFlowsIntoLive(t *testing.T) {
 	total := int64(60_000) // more than the cache of what is read from disk holds
 	if testing.Short() {
-		total = 10_000
+		total = 20_000
 	}
 	relay, upstream := startRelay(t, simrelay.Config{Seed: 21, Loop: 3000, Total: total})
 	cfg := testConfig(t, upstream)

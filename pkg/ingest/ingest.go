@@ -58,6 +58,7 @@ type Ingester struct {
 	metrics *metrics
 	exclude *exclusion   // of collections; nil: none
 	reached atomic.Int64 // the time of the newest frames that were sequenced, unix ns; 0: none
+	lag     atomic.Pointer[time.Duration]
 
 	queue   *queue
 	batches chan *batch // decoded, or being decoded, in the relay's order
@@ -97,6 +98,15 @@ func New(cfg Config) *Ingester {
 		in.freeRuns <- &run{done: make(chan struct{}, 1)}
 	}
 	return in
+}
+
+// Lag returns the age that the newest frame had, by the relay's own time, when it was
+// sequenced. false: there has been none since the start.
+func (in *Ingester) Lag() (time.Duration, bool) {
+	if lag := in.lag.Load(); lag != nil {
+		return *lag, true
+	}
+	return 0, false
 }
 
 // Run ingests until ctx ends, and returns nil when everything that was read by then is

@@ -333,7 +333,9 @@ func (s *sequencer) batch(b *batch) {
 				s.beginning = nil
 			}
 		}
-		s.in.metrics.lag.Set(now.Sub(b.newest).Seconds())
+		lag := now.Sub(b.newest)
+		s.in.lag.Store(&lag)
+		s.in.metrics.lag.Set(lag.Seconds())
 	}
 	s.in.metrics.seq.Set(float64(s.seq))
 }

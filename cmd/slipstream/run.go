@@ -25,6 +25,7 @@ import (
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
 	"slipstream/pkg/ingest"
+	"slipstream/pkg/page"
 	"slipstream/pkg/status"
 	"slipstream/pkg/subscribe"
 )
@@ -320,7 +321,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 
 func publicHandler(server *subscribe.Server, report *status.Reporter) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", server.Handler())
+	mux.Handle("/", page.New(server.Handler()))
 	mux.Handle("GET /status", report)
 	return mux
 }

@@ -23,14 +23,20 @@ const (
 type rate struct {
 	total  uint64
 	before uint64  // total when it was last looked at
-	second float64 // per second, smoothed
+	second float64 // per second: sum/weight
+
+	sum    float64 // of what it was lately, the newest weighing most
+	weight float64 // of all that is in sum; it is 1 after a while
 }
 
 // tick brings the rate up to date, dt after it was last.
 func (r *rate) tick(dt time.Duration) {
 	now := float64(r.total-r.before) / dt.Seconds()
 	r.before = r.total
-	r.second += (now - r.second) * (1 - math.Exp(-dt.Seconds()/smoothing.Seconds()))
+	share := 1 - math.Exp(-dt.Seconds()/smoothing.Seconds())
+	r.sum += (now - r.sum) * share
+	r.weight += (1 - r.weight) * share
+	r.second = r.sum / r.weight
 }
 
 // set is tick for a count that is kept elsewhere and never falls.
@@ -84,6 +90,7 @@ func (n *counts) of(name string) *rate {
 		return &n.others
 	}
 	known := &collection{name: strings.Clone(name)} // not the index that it is part of
+	known.weight = n.all.weight                     // so far there was nothing of it
 	n.known[known.name] = known
 	return &known.rate
 }
@@ -106,6 +113,8 @@ func (n *counts) tick(dt time.Duration) []*collection {
 	for len(busiest) > maxTracked {
 		last := busiest[len(busiest)-1]
 		delete(n.known, last.name)
+		n.others.total += last.total
+		n.others.before += last.total
 		busiest = busiest[:len(busiest)-1]
 	}
 	return busiest

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,7 +110,7 @@ type answer struct{ short, long func() []byte }
 func New(cfg Config) *Reporter {
 	r := &Reporter{cfg: cfg, started: time.Now(), counts: counts{known: map[string]*collection{}}, at: cfg.Log.Last()}
 	r.looked = r.started
-	r.tick(r.started.Add(time.Nanosecond))
+	r.answer.Store(r.figures(r.started, nil))
 	return r
 }
 
@@ -163,6 +164,21 @@ func (r *Reporter) tick(now time.Time) {
 	}
 	busiest := r.counts.tick(dt)
 
+	if r.ticks%historyTicks == 0 {
+		latest := &sample{all: r.counts.all.second}
+		for _, c := range busiest[:min(len(busiest), historyNames)] {
+			latest.names, latest.rates = append(latest.names, c.name), append(latest.rates, c.second)
+		}
+		// A list of its own for each answer: somebody may still be reading the one before.
+		r.samples = append(slices.Clone(r.samples), latest)
+		r.samples = r.samples[max(0, len(r.samples)-historySamples):]
+	}
+	r.ticks++
+	r.answer.Store(r.figures(now, busiest))
+}
+
+// figures makes the answer of a moment.
+func (r *Reporter) figures(now time.Time, busiest []*collection) *answer {
 	s := &Status{Version: r.cfg.Version, Time: now.UTC(), UptimeSeconds: math.Round(now.Sub(r.started).Seconds())}
 	s.Events.Rate = r.counts.all.public()
 	s.Events.Kinds = map[string]Rate{}
@@ -180,12 +196,12 @@ func (r *Reporter) tick(now time.Time) {
 		others.second += c.second
 	}
 	s.Events.OtherCollections = others.public()
-	s.Consumers.Connected = sent.Consumers
+	s.Consumers.Connected = r.cfg.Server.Sent().Consumers
 	s.Consumers.Events, s.Consumers.Bytes, s.Consumers.Saved = r.sent[0].public(), r.sent[1].public(), r.sent[2].public()
 	s.Upstream.Connected, s.Upstream.Since = r.cfg.Upstreams.Connected()
 	s.Upstream.Since = s.Upstream.Since.UTC()
 	if lag, ok := r.cfg.Ingester.Lag(); ok {
-		seconds := round(lag.Seconds())
+		seconds := lag.Round(time.Millisecond).Seconds()
 		s.Upstream.LagSeconds = &seconds
 	}
 	s.Replay.Last = r.cfg.Log.Last()
@@ -194,25 +210,15 @@ func (r *Reporter) tick(now time.Time) {
 	}
 	s.Dictionaries.Primary, s.Dictionaries.Current = r.cfg.Dictionaries.Primary().ID(), r.cfg.Dictionaries.Current().ID()
 
-	if r.ticks%historyTicks == 0 {
-		latest := &sample{all: r.counts.all.second}
-		for _, c := range busiest[:min(len(busiest), historyNames)] {
-			latest.names, latest.rates = append(latest.names, c.name), append(latest.rates, c.second)
-		}
-		// A list of its own for each answer: somebody may still be reading the one before.
-		r.samples = append(slices.Clone(r.samples), latest)
-		r.samples = r.samples[max(0, len(r.samples)-historySamples):]
-	}
-	r.ticks++
 	samples := r.samples
-	r.answer.Store(&answer{
+	return &answer{
 		short: sync.OnceValue(func() []byte { return encode(s) }),
 		long: sync.OnceValue(func() []byte {
 			with := *s
 			with.History = newHistory(samples)
 			return encode(&with)
 		}),
-	})
+	}
 }
 
 func encode(s *Status) []byte {
@@ -227,13 +233,14 @@ func encode(s *Status) []byte {
 // History.
 func (r *Reporter) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	a := r.answer.Load()
-	body := a.short
+	body := a.short()
 	if req.URL.Query().Has("history") {
-		body = a.long
+		body = a.long()
 	}
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "public, max-age=1")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Write(body())
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Write(body)
 }

@@ -199,8 +199,12 @@ func TestBounds(t *testing.T) {
 	if got := s.Events.Collections; len(got) != status.Shown || got[0].Collection != "app.bsky.feed.like" || got[0].Total != 100 {
 		t.Errorf("%d collections, first %+v", len(got), got[0])
 	}
-	if s.Events.Total != uint64(total) {
-		t.Errorf("total %d, want %d", s.Events.Total, total)
+	sum := s.Events.OtherCollections.Total
+	for _, c := range s.Events.Collections {
+		sum += c.Total
+	}
+	if s.Events.Total != uint64(total) || sum != s.Events.Total {
+		t.Errorf("total %d, of all collections %d, want %d", s.Events.Total, sum, total)
 	}
 	if s.Events.OtherCollections.PerSecond <= 0 || rec.Body.Len() > 64<<10 {
 		t.Errorf("others: %+v, %d bytes", s.Events.OtherCollections, rec.Body.Len())

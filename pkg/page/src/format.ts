@@ -18,7 +18,7 @@ export function bytes(n: number): string {
     n /= 1000;
     i++;
   }
-  return `${n >= 99.5 || i === 0 ? Math.round(n) : n.toPrecision(n >= 9.95 ? 3 : 2)} ${units[i]}`;
+  return `${n >= 9.95 || i === 0 ? Math.round(n) : n.toFixed(1)} ${units[i]}`;
 }
 
 export function duration(seconds: number): string {

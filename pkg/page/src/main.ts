@@ -3,10 +3,10 @@
 import { Chips, type Suggestion } from "./chips";
 import { Detail } from "./detail";
 import { announce, byId, copyText, el, setText } from "./dom";
-import { bytes, count, duration, rate } from "./format";
+import { bytes, duration, rate } from "./format";
 import type { Order, Report } from "./messages";
 import { allKinds, type Filter, type Kind, kindsOfV1, type Start, type Wanted, wireOf } from "./protocol";
-import { announcePaused, Rows } from "./rows";
+import { Rows } from "./rows";
 import { snippets } from "./snippets";
 import { Vitals } from "./vitals";
 
@@ -247,9 +247,9 @@ const rows = new Rows((s, from) => detail.show(s, from));
 const pause = byId<HTMLButtonElement>("pause");
 pause.addEventListener("click", () => {
   rows.pause(!rows.paused);
-  pause.setAttribute("aria-pressed", String(rows.paused));
-  setText(pause, rows.paused ? "Go on" : "Pause");
-  announcePaused(rows.paused);
+  pause.classList.toggle("on", rows.paused);
+  setText(pause, rows.paused ? "Resume" : "Pause");
+  announce(rows.paused ? "Paused" : "Going on");
 });
 byId("clear").addEventListener("click", () => {
   rows.clear();
@@ -310,11 +310,10 @@ function meter() {
   setText(byId("per-second"), rate(events / seconds));
   const share = json > 0 ? Math.min(1, wire / json) : 1;
   byId("bar-wire").style.width = `${100 * share}%`;
-  byId("meter").classList.toggle("on", zstd);
   setText(byId("meter-text"), zstd
     ? `${bytes(wire / seconds)}/s instead of ${bytes(json / seconds)}/s, ${Math.round(100 * (1 - share))} % less`
     : `${bytes(json / seconds)}/s uncompressed`);
-  byId("meter").title = `Since the connection was made: ${bytes(wireBytes)} received for ${bytes(plainBytes)} of JSON in ${count(rows.skipped)} events and more`;
+  byId("meter").title = `Since the connection was made: ${bytes(wireBytes)} received, ${bytes(plainBytes)} of JSON`;
 }
 setInterval(meter, 500);
 

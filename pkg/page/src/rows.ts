@@ -1,6 +1,6 @@
 // The list of events: as many as a person can see come, and stay; the rest is counted.
 
-import { announce, byId, el, setText } from "./dom";
+import { byId, el, setText } from "./dom";
 import { clock, count, shortDID } from "./format";
 import type { Row } from "./messages";
 import { type Event, parse } from "./protocol";
@@ -170,8 +170,4 @@ export class Rows {
     this.focusable(to);
     to.focus();
   }
-}
-
-export function announcePaused(on: boolean) {
-  announce(on ? "Paused" : "Going on");
 }

@@ -58,7 +58,7 @@ type Ingester struct {
 	metrics *metrics
 	exclude *exclusion   // of collections; nil: none
 	reached atomic.Int64 // the time of the newest frames that were sequenced, unix ns; 0: none
-	lag     atomic.Pointer[time.Duration]
+	newest  atomic.Int64 // the relay's time of the newest frame, unix ns; 0: none yet
 
 	queue   *queue
 	batches chan *batch // decoded, or being decoded, in the relay's order
@@ -100,11 +100,11 @@ func New(cfg Config) *Ingester {
 	return in
 }
 
-// Lag returns the age that the newest frame had, by the relay's own time, when it was
-// sequenced. false: there has been none since the start.
+// Lag returns the age of the newest frame by the relay's own time, which grows while none comes.
+// false: none has come since the start.
 func (in *Ingester) Lag() (time.Duration, bool) {
-	if lag := in.lag.Load(); lag != nil {
-		return *lag, true
+	if ns := in.newest.Load(); ns != 0 {
+		return time.Since(time.Unix(0, ns)), true
 	}
 	return 0, false
 }

@@ -333,9 +333,8 @@ func (s *sequencer) batch(b *batch) {
 				s.beginning = nil
 			}
 		}
-		lag := now.Sub(b.newest)
-		s.in.lag.Store(&lag)
-		s.in.metrics.lag.Set(lag.Seconds())
+		s.in.newest.Store(b.newest.UnixNano())
+		s.in.metrics.lag.Set(now.Sub(b.newest).Seconds())
 	}
 	s.in.metrics.seq.Set(float64(s.seq))
 }

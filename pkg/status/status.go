@@ -56,7 +56,7 @@ type Status struct {
 	Upstream struct {
 		Connected bool      `json:"connected"`
 		Since     time.Time `json:"since"` // since when that is so
-		// LagSeconds is how late the newest frame came by the relay's own time; null: none has.
+		// LagSeconds is the age of the newest frame by the relay's own time; null: none has come.
 		LagSeconds *float64 `json:"lag_seconds"`
 	} `json:"upstream"`
 	Replay struct {

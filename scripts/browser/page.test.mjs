@@ -319,11 +319,23 @@ test("the snippets work", async () => {
   });
   assert.match(JSON.parse(first).did, /^did:/);
 
-  // Go, as a program of a module that has the client.
+  // Go, as a program of this module, in all its forms.
   const dir = await mkdtemp(path.join(root, "bin/snippet-"));
   try {
-    await writeFile(path.join(dir, "main.go"), snippets.go);
-    await run("go", ["vet", "./" + path.relative(root, dir)], { cwd: root });
+    const check = async (code) => {
+      await writeFile(path.join(dir, "main.go"), code + "\n");
+      await run("go", ["vet", "./" + path.relative(root, dir)], { cwd: root });
+      assert.equal((await run("gofmt", ["-d", dir])).stdout, "");
+    };
+    await check(snippets.go);
+    await p.$("#tab-go").click();
+    await p.$("#zstd").click();
+    await p.$("#size").fill("5000");
+    await p.$("#kinds label", { hasText: "sync" }).click();
+    await p.$("#dids input").fill("did:web:example.com");
+    await p.page.keyboard.press("Enter");
+    await p.$("#start").selectOption("cursor");
+    await check(await p.text("#snippet"));
   } finally {
     await rm(dir, { recursive: true });
   }

@@ -75,30 +75,50 @@ async def main():
 asyncio.run(main())`;
 }
 
+// fields aligns the fields of a Go struct as gofmt does.
+function fields(all: [string, string][], indent: string): string {
+  const width = Math.max(...all.map(([name]) => name.length)) + 1;
+  return all.map(([name, value]) => `${indent}${`${name}:`.padEnd(width)} ${value},\n`).join("");
+}
+
+const strings = (all: string[]) => `[]string{${all.map(quoted).join(", ")}}`;
+
 function go(w: Wanted, at: Place): string {
+  const f = w.filter;
   const timed = w.start.at === "minutes";
-  const url = ws(at) + pathOf(w.filter, cursor(w.start, () => "%d"), 0);
-  const literal = w.start.at === "minutes"
-    ? `fmt.Sprintf(${quoted(url)}, time.Now().Add(-${w.start.minutes}*time.Minute).UnixMicro())`
-    : quoted(url);
+  const filter: string[] = [];
+  if (f.collections.length > 0) filter.push(`Collections: ${strings(f.collections)}`);
+  if (f.dids.length > 0) filter.push(`DIDs: ${strings(f.dids)}`);
+  if (wireOf(f) === "v2") filter.push(`Kinds: []client.Kind{${f.kinds.map(quoted).join(", ")}}`);
+  if (f.maxBytes > 0) filter.push(`MaxSize: ${f.maxBytes}`);
+  const config: [string, string][] = [["URL", quoted(ws(at))]];
+  if (wireOf(f) === "v2") config.push(["Wire", "client.V2"]);
+  if (filter.length > 0) config.push(["Filter", `client.Filter{${filter.join(", ")}}`]);
+  if (w.start.at === "cursor") config.push(["Cursor", String(w.start.cursor)]);
+  if (w.start.at === "minutes") config.push(["Cursor", `client.At(time.Now().Add(-${w.start.minutes} * time.Minute))`]);
+  if (w.zstd) config.push(["Compress", "true"]);
   return `package main
 
 import (
+	"context"
 	"fmt"
-	"log"${timed ? '\n\t"time"' : ""}
-
-	"github.com/gorilla/websocket"
+	"log"
+${timed ? '\t"time"\n' : ""}
+	"slipstream/pkg/client"
 )
 
 func main() {
-	socket, _, err := websocket.DefaultDialer.Dial(${literal}, nil)
-	for err == nil {
-		var message []byte
-		if _, message, err = socket.ReadMessage(); err == nil {
-			fmt.Println(string(message))
-		}
+	c, err := client.New(client.Config{
+${fields(config, "\t\t")}	})
+	if err != nil {
+		log.Fatal(err)
 	}
-	log.Fatal(err)
+	for event, err := range c.Events(context.Background()) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(event.DID, event.Kind, event.URI())
+	}
 }`;
 }
 

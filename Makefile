@@ -5,7 +5,7 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 
-.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-dictionary bench-smoke compat deploy-test soak dictionary demo run docker
+.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-dictionary bench-smoke compat deploy-test page test-browser soak dictionary demo run docker
 
 all: lint test
 
@@ -60,6 +60,12 @@ compat: build ## what other people wrote, from their registries, against the rea
 
 deploy-test: build ## what an installation needs beside the binary, with systemd, Caddy, nginx and Prometheus
 	SLIPSTREAM_DEPLOY=1 go test -count=1 -timeout 15m -v ./scripts/deploy
+
+page: ## pkg/page/dist, which is committed, from pkg/page/src; needs Node.js 20
+	scripts/page.sh
+
+test-browser: build ## the page in a real browser, and that it is what its sources give, in two minutes
+	scripts/browser/run.sh
 
 soak: ## what takes too long for every change
 	SLIPSTREAM_TEST_KILLS=200 go test -count=1 -timeout 60m -run '^TestKill$$' ./cmd/slipstream

@@ -258,13 +258,15 @@ byId("clear").addEventListener("click", () => {
 byId("zstd").addEventListener("click", () => {
   zstd = !zstd;
   byId("zstd").setAttribute("aria-checked", String(zstd));
-  open();
+  recent.length = plainBytes = wireBytes = 0;
+  order({ type: "compress", zstd });
+  remember();
 });
 
 // Bytes of the last seconds, for the meter.
 let plainBytes = 0;
 let wireBytes = 0;
-const window: { at: number; events: number; json: number; wire: number }[] = [];
+const recent: { at: number; events: number; json: number; wire: number }[] = [];
 const windowMs = 5000;
 
 let state: string = "connecting";
@@ -281,6 +283,7 @@ worker.onmessage = (m: MessageEvent<Report>) => {
     if (r.state === "open") text += ` · ${r.wire}`;
     if (r.state === "waiting") text += ` in ${duration(r.retryMs / 1000)}`;
     setText(byId("state-text"), text);
+    pill.title = r.why;
     const empty = byId("empty");
     setText(empty, r.state === "refused" ? `The server says: ${r.why}` : r.state === "open" ? "Waiting for events…" : text);
     empty.classList.toggle("bad", r.state === "refused");
@@ -294,14 +297,19 @@ worker.onmessage = (m: MessageEvent<Report>) => {
   rows.add(r.events, r.rows);
   plainBytes += r.jsonBytes;
   wireBytes += r.wireBytes;
-  window.push({ at: performance.now(), events: r.events, json: r.jsonBytes, wire: r.wireBytes });
+  recent.push({ at: performance.now(), events: r.events, json: r.jsonBytes, wire: r.wireBytes });
+};
+
+worker.onerror = () => {
+  byId("state").dataset["state"] = "refused";
+  setText(byId("state-text"), "This browser cannot run the page");
 };
 
 function meter() {
   const now = performance.now();
-  while (window.length > 0 && window[0]!.at < now - windowMs) window.shift();
+  while (recent.length > 0 && recent[0]!.at < now - windowMs) recent.shift();
   let events = 0, json = 0, wire = 0;
-  for (const w of window) {
+  for (const w of recent) {
     events += w.events;
     json += w.json;
     wire += w.wire;

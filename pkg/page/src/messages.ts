@@ -1,7 +1,7 @@
 import type { Filter, Wanted } from "./protocol";
 
 // What the page tells its worker.
-export type Order = { type: "open"; id: number; wanted: Wanted } | { type: "filter"; filter: Filter };
+export type Order = { type: "open"; id: number; wanted: Wanted } | { type: "filter"; filter: Filter } | { type: "compress"; zstd: boolean };
 
 export type State = "connecting" | "open" | "waiting" | "refused";
 

@@ -94,7 +94,7 @@ class Stream {
   private retryMs = 0;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private flushing = false;
-  private over = false;
+  private turn = 0; // of connecting: whoever finds that it is another's gives up
 
   private events = 0;
   private rows: Row[] = [];
@@ -112,6 +112,9 @@ class Stream {
   }
 
   async connect() {
+    const turn = ++this.turn;
+    clearTimeout(this.timer);
+    this.drop();
     this.say("connecting");
     let path: string;
     try {
@@ -121,6 +124,7 @@ class Stream {
         const id: number = (await (await fetch("/status")).json()).dictionaries.current;
         if (this.decoder?.id !== id) {
           const decoder = await Decoder.load(id);
+          if (turn !== this.turn) return decoder.free();
           this.decoder?.free();
           this.decoder = decoder;
         }
@@ -129,10 +133,10 @@ class Stream {
       const cursor = this.last > 0 ? this.last : cursorOf(this.wanted.start, Date.now());
       path = pathOf(this.wanted.filter, cursor === null ? null : String(cursor), this.wanted.zstd ? this.decoder!.id : 0);
     } catch (e) {
-      this.again(String(e));
+      if (turn === this.turn) this.again(String(e));
       return;
     }
-    if (this.over) return this.end();
+    if (turn !== this.turn) return;
     const asked = this.wanted.filter;
     const socket = new WebSocket(self.location.origin.replace(/^http/, "ws") + path);
     socket.binaryType = "arraybuffer";
@@ -142,23 +146,35 @@ class Stream {
       this.say("open");
       if (this.wanted.filter !== asked) socket.send(optionsUpdate(this.wanted.filter));
     };
-    socket.onmessage = (m) => this.take(m.data);
+    socket.onmessage = (m) => {
+      try {
+        this.take(m.data);
+      } catch (e) {
+        this.drop();
+        this.again(String(e));
+      }
+    };
     socket.onclose = async (c) => {
-      this.socket = null;
-      if (this.over) return;
       // What the server did not take it would not take again.
       if (opened && c.code === 1008 && this.wanted.filter !== asked) return this.say("refused", c.reason);
       const refused = opened ? "" : await refusal(path);
-      if (this.over) return;
+      if (turn !== this.turn) return;
       if (refused !== "") return this.say("refused", refused);
       this.again(c.reason);
     };
     this.socket = socket;
   }
 
+  // drop ends the connection, of which nothing more is heard.
+  private drop() {
+    if (this.socket === null) return;
+    this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
+    this.socket.close(1000);
+    this.socket = null;
+  }
+
   // again connects again, later each time, at a moment of its own: everybody else does too.
   private again(why: string) {
-    if (this.over) return this.end();
     this.retryMs = Math.min(maxRetryMs, Math.max(500, 2 * this.retryMs));
     const wait = this.retryMs * (0.5 + Math.random() / 2);
     this.say("waiting", why, wait);
@@ -171,21 +187,22 @@ class Stream {
     if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(optionsUpdate(f));
   }
 
-  close() {
-    this.over = true;
-    clearTimeout(this.timer);
-    this.socket?.close(1000);
-    this.flush();
-    this.end();
+  // compress goes on where the stream is, compressed or not.
+  compress(zstd: boolean) {
+    this.wanted.zstd = zstd;
+    void this.connect();
   }
 
-  private end() {
+  close() {
+    this.turn++;
+    clearTimeout(this.timer);
+    this.drop();
+    this.flush();
     this.decoder?.free();
     this.decoder = null;
   }
 
   private take(data: string | ArrayBuffer) {
-    if (this.over) return;
     let json: string, bytes: number, wire: number;
     if (typeof data === "string") {
       json = data;
@@ -256,6 +273,7 @@ let stream: Stream | null = null;
 onmessage = (m: MessageEvent<Order>) => {
   const order = m.data;
   if (order.type === "filter") return stream?.filter(order.filter);
+  if (order.type === "compress") return stream?.compress(order.zstd);
   stream?.close();
   stream = new Stream(order.id, order.wanted);
   void stream.connect();

@@ -147,6 +147,7 @@ function hint() {
   const f = filter();
   let text = "Changes go to the open connection, as an options_update.";
   if (f.kinds.length === 0) text = "Choose at least one kind.";
+  else if (start.value === "cursor" && startOf().at === "now") text = "A cursor is a number, of microseconds since 1970: until there is one, the stream begins now.";
   else if (wireOf(f) === "v2") text = "Kinds are a matter of the v2 protocol, which takes its filter from the URL alone: each change connects anew.";
   setText(byId("hint"), text);
 }

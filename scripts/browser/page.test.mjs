@@ -390,6 +390,14 @@ test("everyone can use it, and it fits", async () => {
     const fits = async (what) => {
       const wide = await p.page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert.ok(wide <= 0, `${name}, ${what}: ${wide} pixels wider than the window`);
+      const overlapping = await p.page.evaluate(() => {
+        const parts = [...document.querySelectorAll("#filter input[type=number], #filter select, #filter .box, #filter .pills, .code, .figures > div, .flow > *")]
+          .map((e) => [e, e.getBoundingClientRect()]).filter(([, r]) => r.width > 0);
+        return parts.flatMap(([a, r], i) => parts.slice(i + 1)
+          .filter(([, s]) => r.left < s.right - 1 && s.left < r.right - 1 && r.top < s.bottom - 1 && s.top < r.bottom - 1)
+          .map(([b]) => `${a.id || a.className} and ${b.id || b.className}`));
+      });
+      assert.deepEqual(overlapping, [], `${name}, ${what}: what overlaps`);
     };
     const check = async (what) => {
       await p.page.evaluate(axe);
@@ -408,6 +416,11 @@ test("everyone can use it, and it fits", async () => {
     await p.$("#detail").waitFor({ state: "visible" });
     await p.page.screenshot({ path: path.join(shots, `${name}-detail.png`) });
     await check("an event");
+    await p.$("#detail-close").click();
+    for (const width of [320, 768, 901, 1024, 1181, 1440, 2200]) {
+      await p.page.setViewportSize({ width, height: 800 });
+      await fits(`${width} pixels`);
+    }
     await p.close();
   }
 });

@@ -102,11 +102,12 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		From: cfg.UpstreamCursor, Override: cfg.OverrideCursor, Filter: cfg.Filter, Logger: log, Registerer: registry,
 	})
 	files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
+	lobby := newLobby(files.lobby, registry, log)
 	server := subscribe.New(subscribe.Config{
 		Log: events, Dictionaries: known, Version: buildVersion(),
 		StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate,
 		MaxSubscribers: files.consumers, MaxSubscribersPerIP: cfg.MaxSubscribersPerIP,
-		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies,
+		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies, Streaming: lobby.streaming,
 		Logger: log, Registerer: registry,
 	})
 
@@ -130,7 +131,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	stopHTTP, httpDone := part(func(ctx context.Context) error {
 		defer copies.wait()
 		return serveHTTP(ctx, []site{
-			{public, server.Handler(), newLobby(files.lobby, registry, log).state, encryption},
+			{public, server.Handler(), lobby.state, encryption},
 			{admin, adminHandler(registry, relays, events, copies), nil, nil},
 		}, log)
 	})
@@ -283,6 +284,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 			MaxHeaderBytes:    2 << 20,
 			// Requests that last end with ctx, so that Shutdown need not wait for them.
 			BaseContext: func(net.Listener) context.Context { return ctx },
+			ConnContext: subscribe.ConnContext,
 			ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 			TLSConfig:   s.tls,
 		}

@@ -270,7 +270,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 		t.Fatal(err)
 	}
 	// As the daemon's.
-	server := &http.Server{Handler: srv.Handler(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 2 << 20}
+	server := &http.Server{Handler: srv.Handler(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 2 << 20, ConnContext: subscribe.ConnContext}
 	served := make(chan struct{})
 	go func() { defer close(served); server.Serve(s.wrap(l)) }()
 	ctx, cancel := context.WithCancel(context.Background())

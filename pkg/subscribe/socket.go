@@ -2,6 +2,7 @@ package subscribe
 
 import (
 	"crypto/tls"
+	"io"
 	"net"
 )
 
@@ -16,11 +17,11 @@ type socket interface {
 }
 
 // stream is a socket that can only be written to by waiting: TLS, where a write must be
-// carried through once begun, and systems without vectored writes. A write is copied, so
-// that nothing else is held while it waits, and because on TLS each slice would become a
-// record of its own.
+// carried through once begun, systems without vectored writes, and responses. A write is
+// copied, so that nothing else is held while it waits, and because each slice would become a
+// record of its own on TLS, and a chunk in a response.
 type stream struct {
-	conn    net.Conn
+	out     io.Writer
 	pending []byte
 }
 
@@ -40,7 +41,7 @@ func (s *stream) write(bufs net.Buffers) (n int, full bool, err error) {
 }
 
 func (s *stream) wait() error {
-	_, err := s.conn.Write(s.pending)
+	_, err := s.out.Write(s.pending)
 	s.pending = nil
 	return err
 }

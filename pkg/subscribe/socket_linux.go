@@ -18,7 +18,7 @@ func newSocket(c net.Conn) socket {
 			return k
 		}
 	}
-	return &stream{conn: c}
+	return &stream{out: c}
 }
 
 // kernel is a TCP connection that is written to without waiting.

@@ -61,7 +61,7 @@ type browser struct {
 	c    carrier
 }
 
-// browser makes a client that takes no more than a few KB that it does not read, or what is
+// browser makes a client that takes some 64 KB that it does not read and no more, or what is
 // usual.
 func (c carrier) browser(w *world, little bool) browser {
 	dialer := net.Dialer{}
@@ -70,7 +70,7 @@ func (c carrier) browser(w *world, little bool) browser {
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, addr)
 			if err == nil && little && !c.h2 {
-				err = conn.(*net.TCPConn).SetReadBuffer(small)
+				err = conn.(*net.TCPConn).SetReadBuffer(32 << 10)
 			}
 			return conn, err
 		},

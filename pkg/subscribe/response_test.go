@@ -475,17 +475,26 @@ func TestStreamStalled(t *testing.T) {
 		b := c.browser(w, true)
 		stalled := b.open(w, "cursor=1")
 		steady := b.open(w, "cursor=1", asEvents...)
-		done := make(chan error, 1)
+		done, enough := make(chan error, 1), make(chan struct{})
 		go func() {
-			for end := time.Now().Add(4 * timeout); time.Now().Before(end); time.Sleep(timeout / 4) {
+			// It reads on until the other has been ended.
+			for end := time.Now().Add(4 * timeout); ; time.Sleep(timeout / 4) {
+				select {
+				case <-enough:
+					if time.Now().After(end) {
+						done <- nil
+						return
+					}
+				default:
+				}
 				if _, err := io.CopyN(io.Discard, steady.br, 64<<10); err != nil {
 					done <- err
 					return
 				}
 			}
-			done <- nil
 		}()
 		eventually(t, "the stalled consumer is ended", func() bool { return w.ended("stalled") == 1 })
+		close(enough)
 		if err := <-done; err != nil {
 			t.Errorf("the steady consumer was ended: %v", err)
 		}

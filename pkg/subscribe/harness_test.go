@@ -240,8 +240,8 @@ type settings struct {
 	sub  subscribe.Config
 	wrap func(net.Listener) net.Listener
 	http func(*http.Server) // changes it; nil: it is as the daemon's
-	disk bool // a real directory
-	idle bool // Run does not run: the test drives the server
+	disk bool               // a real directory
+	idle bool               // Run does not run: the test drives the server
 }
 
 func newWorld(t testing.TB, change func(*settings)) *world {

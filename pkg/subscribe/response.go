@@ -120,7 +120,7 @@ func (s *Server) respond(w http.ResponseWriter, r *http.Request, o options) *ref
 	sub.raw, sub.response = conn, newResponse(w, r, conn)
 	defer sub.response.leave()
 	// It begins with its head, whether or not there is anything to say.
-	sub.socket = &stream{out: sub.response, pending: o.framing.opening()}
+	sub.socket = &responding{stream{out: sub.response, pending: o.framing.opening()}, sub.response}
 	s.metrics.streams[o.framing].Inc()
 	s.show(sub, o.filter)
 	go sub.run(blocked)
@@ -169,6 +169,26 @@ func (p *response) Write(b []byte) (int, error) {
 		err = p.http.Flush()
 	}
 	return n, err
+}
+
+// responding is the socket of a response.
+type responding struct {
+	stream
+	response *response
+}
+
+// write does not leave it to wait where that would be over at once: nothing of what the
+// connection has taken before is still there. So the fan-out knows what a delivery costs.
+func (s *responding) write(bufs net.Buffers) (n int, full bool, err error) {
+	if s.response.shared || !drained(s.response.conn) {
+		return s.stream.write(bufs)
+	}
+	if len(bufs) == 1 {
+		n, err = s.response.Write(bufs[0][:min(len(bufs[0]), streamBytes)])
+		return n, false, err
+	}
+	n, _, _ = s.stream.write(bufs)
+	return n, false, s.wait()
 }
 
 // abort makes what is being written fail. Of a shared connection only the stream is ended,

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"sync"
 )
 
 // socket is what the writing role sees of a connection: it takes what it has room for, at
@@ -29,7 +30,11 @@ type stream struct {
 // each consumer that takes nothing.
 const streamBytes = 32 << 10
 
+// pendings are buffers of streamBytes.
+var pendings = sync.Pool{New: func() any { return new([streamBytes]byte) }}
+
 func (s *stream) write(bufs net.Buffers) (n int, full bool, err error) {
+	s.pending = pendings.Get().(*[streamBytes]byte)[:0]
 	for _, b := range bufs {
 		b = b[:min(len(b), streamBytes-n)]
 		s.pending = append(s.pending, b...)
@@ -42,6 +47,9 @@ func (s *stream) write(bufs net.Buffers) (n int, full bool, err error) {
 
 func (s *stream) wait() error {
 	_, err := s.out.Write(s.pending)
+	if cap(s.pending) == streamBytes {
+		pendings.Put((*[streamBytes]byte)(s.pending[:streamBytes]))
+	}
 	s.pending = nil
 	return err
 }

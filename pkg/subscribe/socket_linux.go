@@ -84,6 +84,26 @@ func (k *kernel) writable(fd uintptr) bool {
 	}
 }
 
+// drained reports whether the peer has acknowledged everything, so that the kernel takes as
+// much as streamBytes without waiting.
+func drained(c net.Conn) bool {
+	tcp := tcpOf(c)
+	if tcp == nil {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	unsent := -1
+	raw.Control(func(fd uintptr) {
+		if n, err := unix.IoctlGetInt(int(fd), unix.TIOCOUTQ); err == nil {
+			unsent = n
+		}
+	})
+	return unsent == 0
+}
+
 // outbound tells how a connection's bytes fare below us: unsent is how many the peer
 // has not acknowledged (TIOCOUTQ), acked how many it ever has. acked is what progress
 // is judged by: unsent also changes when the socket takes more for a peer that takes

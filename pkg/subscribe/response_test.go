@@ -493,8 +493,30 @@ func TestStreamStalled(t *testing.T) {
 				}
 			}
 		}()
+		busy := make(chan struct{})
+		go func() {
+			// The connection, if it is the same, always carries something that is taken.
+			defer close(busy)
+			for {
+				s := b.open(w, "cursor=1")
+				for range 20_000 {
+					if _, err := s.next(); err != nil {
+						t.Error(err)
+						return
+					}
+					select {
+					case <-enough:
+						s.cancel()
+						return
+					default:
+					}
+				}
+				s.cancel()
+			}
+		}()
 		eventually(t, "the stalled consumer is ended", func() bool { return w.ended("stalled") == 1 })
 		close(enough)
+		<-busy
 		if err := <-done; err != nil {
 			t.Errorf("the steady consumer was ended: %v", err)
 		}

@@ -203,8 +203,11 @@ func (s *Server) check(sub *subscriber, now time.Time, w *writer) {
 	// two calls into the kernel for each idle consumer.
 	if stuck || p.unsent > 0 || sent != p.sent {
 		unsent, acked, ok := outbound(sub.raw)
-		if !ok || stuck && sub.shares() {
-			acked = uint64(sent) // what the connection takes may be somebody else's
+		if stuck && sub.shares() {
+			unsent, ok = p.unsent, false // what the connection takes may be somebody else's
+		}
+		if !ok {
+			acked = uint64(sent)
 		}
 		waiting = waiting || unsent > 0
 		if !waiting || acked != p.acked || !ok && unsent != p.unsent {

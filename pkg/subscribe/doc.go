@@ -100,7 +100,7 @@
 // server ends it otherwise, server-sent events say in an event of the type error. Among lines
 // there is no place for that which a program would not take for an event of the network, and
 // a trailer is what nearly nobody looks at; so such a stream breaks off without its proper
-// end, which every client reports (curl as error 18 or 92), and the reason is counted.
+// end, which clients report (curl as error 18 or 92), and the reason is counted.
 //
 // On HTTP/2 streams share a connection, so what that takes is not what a stream takes. As long
 // as a write of a stream's waits, its progress is its own bytes, which are taken as the peer
@@ -120,9 +120,9 @@
 // stopped. So StallTimeout sets the slowest pace that is served: with 120 s and such a
 // step some 550 bytes per second. A subscriber
 // is ended when it makes none for StallTimeout while there is something to send, when
-// retention passes its position, when it is silent to pings for as long although
-// nothing is unsent (with a websocket), when it breaks the protocol, sends an options_update that makes no
-// sense, or one for which the filters of all together have no room. Where the socket takes
+// retention passes its position, when it is silent to a websocket's pings for as long
+// although nothing is unsent, when it breaks the protocol, sends an options_update that makes
+// no sense, or one for which the filters of all together have no room. Where the socket takes
 // it, a close frame says why.
 //
 // # What v1 clients do

@@ -183,12 +183,17 @@ func (s *responding) write(bufs net.Buffers) (n int, full bool, err error) {
 	if s.response.shared || !drained(s.response.conn) {
 		return s.stream.write(bufs)
 	}
-	if len(bufs) == 1 {
-		n, err = s.response.Write(bufs[0][:min(len(bufs[0]), streamBytes)])
-		return n, false, err
+	total := 0
+	for _, b := range bufs {
+		total += len(b)
 	}
-	n, _, _ = s.stream.write(bufs)
-	return n, false, s.wait()
+	if len(bufs) == 1 {
+		n, err = s.response.Write(bufs[0][:min(total, streamBytes)])
+	} else {
+		n, _, _ = s.stream.write(bufs)
+		err = s.wait()
+	}
+	return n, n < total, err
 }
 
 // abort makes what is being written fail. Of a shared connection only the stream is ended,

@@ -284,6 +284,32 @@ func TestStreams(t *testing.T) {
 	})
 }
 
+// TestStreamOfLargeEvents: an event that is larger than a write comes whole, whatever is
+// given up while it waits.
+func TestStreamOfLargeEvents(t *testing.T) {
+	onEveryCarrier(t, func(t *testing.T, c carrier) {
+		w := c.newWorld(t, nil)
+		w.srv.KeepNothing()
+		large := func() {
+			for i := range 30 {
+				w.feed.add(event.KindCommit, fmt.Sprintf("did:plc:%d", i%3), "com.example.large", strings.Repeat("large ", 1000*(i+1)))
+			}
+			w.feed.commit()
+		}
+		large()
+		filter := plain{DIDs: []string{"did:plc:1"}}
+		b := c.browser(w, false)
+		streams := []*ofStream{b.open(w, "cursor=1"), b.open(w, "cursor=1", asEvents...)}
+		some := b.open(w, "cursor=1&"+filter.query())
+		w.begun()
+		large()
+		for _, s := range streams {
+			s.expect(w.feed.all)
+		}
+		some.expect(filter.of(w.feed.all))
+	})
+}
+
 // TestStreamHead: what a response says of itself, to whom.
 func TestStreamHead(t *testing.T) {
 	w := newWorld(t, nil)

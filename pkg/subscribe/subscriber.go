@@ -39,15 +39,15 @@ const (
 // unbegun is the position of a subscriber that waits for its hello.
 const unbegun = -1
 
-// subscriber is one connection, or one response. A goroutine of its own reads from it; who
-// writes to it, and when, is in writer.go.
+// subscriber is one connection, or one response. A goroutine of its own reads from the one and
+// waits for the end of the other; who writes to it, and when, is in writer.go.
 type subscriber struct {
 	// Immutable after the handshake.
 	srv      *Server
 	ws       *websocket.Conn // only read from; nil: there is a response
 	response *response       // nil: there is a websocket
-	raw      net.Conn
-	socket   socket // raw or response, for who writes to it
+	raw      net.Conn        // which others may share: see response
+	socket   socket          // raw or response, for who writes to it
 	box      mailbox
 	options  options      // but for the filter, which may change
 	tip      event.Cursor // the log's end before the handshake was answered: what comes after it is live

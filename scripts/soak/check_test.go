@@ -1,0 +1,150 @@
+package soak
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"slipstream/pkg/simrelay"
+)
+
+// ledger is a relay's, one event for each seq.
+type ledger []simrelay.Expected
+
+func (l ledger) LastSeq() int64 { return simrelay.DefaultFirstSeq + int64(len(l)) - 1 }
+
+func (l ledger) Expected(seq int64) []simrelay.Expected {
+	i := seq - simrelay.DefaultFirstSeq
+	return l[i : i+1]
+}
+
+// TestChecker: what checks the soak's consumers sees each thing that can be wrong with a stream,
+// and nothing wrong with those that are right. Streams are written as letters, one for each event:
+// a's and b's are commits of two collections; filters are the letters that are wanted.
+func TestChecker(t *testing.T) {
+	const (
+		stream = "abaabbaabb"
+		age    = 30 * time.Second // of the first event; the others follow by a second each
+	)
+	began := time.Now().Add(-age)
+	at := func(i int) int64 { return began.Add(time.Duration(i) * time.Second).UnixMicro() }
+	message := func(i, rev int, letter byte) []byte {
+		return fmt.Appendf(nil, `{"did":"did:plc:%c","time_us":%d,"kind":"commit","commit":{"rev":"%d","operation":"create","collection":"x.y.%c","rkey":"k","cid":"c"}}`, letter, at(i), rev, letter)
+	}
+	make := func(ttl time.Duration) *truth {
+		var l ledger
+		for i := range len(stream) {
+			l = append(l, simrelay.Expected{Kind: "commit", DID: fmt.Sprintf("did:plc:%c", stream[i]), Rev: fmt.Sprint(i), Action: "create", Collection: fmt.Sprintf("x.y.%c", stream[i]), RKey: "k", CID: "c"})
+		}
+		tr := newTruth(nil, ttl)
+		tr.relay = l
+		for i := range len(stream) {
+			if err := tr.witness(at(i), v1, message(i, i, stream[i])); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !tr.complete() {
+			t.Fatal("the truth is not complete")
+		}
+		return tr
+	}
+	wants := func(letters string) filter {
+		f := filter{}
+		for _, c := range letters {
+			f.collections = append(f.collections, "x.y."+string(c))
+		}
+		return f
+	}
+	// Steps: a number is an event that comes; "live", "start" and "resume" are new connections; ">b"
+	// asks for another filter.
+	for _, c := range []struct {
+		steps string
+		first string // filter
+		ttl   time.Duration
+		wrong string // "": nothing
+	}{
+		{steps: "live 3 4 5 6", ttl: time.Hour},
+		{steps: "live 3 5", ttl: time.Hour, wrong: "lost"},
+		{steps: "live 3 4 4", ttl: time.Hour, wrong: "comes after"},
+		{steps: "live 3 4 2", ttl: time.Hour, wrong: "comes after"},
+		{steps: "start 0 1 2", ttl: time.Hour},
+		{steps: "start 2", ttl: time.Hour, wrong: "lost"},
+		{steps: "start 2", ttl: age - 1500*time.Millisecond},
+		{steps: "start 2", ttl: age - 500*time.Millisecond, wrong: "lost"},
+		{steps: "live 3 resume 3 4", ttl: time.Hour},
+		{steps: "live 3 resume 4", ttl: time.Hour, wrong: "lost"},
+		{steps: "live 3 resume 2", ttl: time.Hour, wrong: "comes first"},
+		{steps: "live 3 resume 3 3", ttl: time.Hour, wrong: "comes after"},
+		{steps: "start 0 2 3 6 7", first: "a", ttl: time.Hour},
+		{steps: "start 0 3", first: "a", ttl: time.Hour, wrong: "lost"},
+		{steps: "start 0 1", first: "a", ttl: time.Hour, wrong: "does not want"},
+		{steps: "live 1", first: "a", ttl: time.Hour, wrong: "does not want"},
+		// The turn may be anywhere, but once.
+		{steps: "start 0 >b 1 4 5", first: "a", ttl: time.Hour},
+		{steps: "start 0 >b 2 4 5", first: "a", ttl: time.Hour},
+		{steps: "start 0 >b 2 3 4 5 8", first: "a", ttl: time.Hour},
+		{steps: "start 0 >b 2 3 5 8", first: "a", ttl: time.Hour},
+		{steps: "start 0 >b 2 3 9", first: "a", ttl: time.Hour, wrong: "neither"},
+		{steps: "start 0 >b 3", first: "a", ttl: time.Hour, wrong: "neither"},
+		{steps: "start 0 >b 4 5", first: "a", ttl: time.Hour},
+		{steps: "start 0 >b 5", first: "a", ttl: time.Hour, wrong: "neither"},
+		{steps: "start 0 >b 1 2", first: "a", ttl: time.Hour, wrong: "does not want"},
+		{steps: "start 0 >ab 1 2 3 4", first: "a", ttl: time.Hour},
+		{steps: "start 0 >ab 2 3 4", first: "a", ttl: time.Hour},
+		{steps: "start 0 >ab 2 4", first: "a", ttl: time.Hour, wrong: "neither"},
+		// A new connection has the new filter.
+		{steps: "start 0 >b resume 1 4", first: "a", ttl: time.Hour},
+		{steps: "start 0 >b resume 2", first: "a", ttl: time.Hour, wrong: "does not want"},
+	} {
+		check := &checker{truth: make(c.ttl), filter: wants(c.first), pos: -1}
+		got := ""
+		for step := range strings.FieldsSeq(c.steps) {
+			switch {
+			case step == "live":
+				check.connects(false)
+			case step == "start" || step == "resume":
+				check.connects(true)
+			case step[0] == '>':
+				check.turn(wants(step[1:]))
+			default:
+				i := int(step[0] - '0')
+				if err := check.took(message(i, i, stream[i]), time.Now()); err != nil {
+					got += err.Error()
+				}
+			}
+		}
+		if (got == "") != (c.wrong == "") || !strings.Contains(got, c.wrong) {
+			t.Errorf("%s, filter %q, kept for %s: got %q, want %q", c.steps, c.first, c.ttl, got, c.wrong)
+		}
+	}
+	check := &checker{truth: make(time.Hour), pos: -1}
+	check.connects(true)
+	if err := check.took(message(0, 7, 'a'), time.Now()); err == nil {
+		t.Error("other bytes for an event are not seen")
+	}
+	if check.pos = 8; check.atEnd() {
+		t.Error("a lost end is not seen")
+	}
+	if check.pos, check.filter = 7, wants("a"); !check.atEnd() {
+		t.Error("the end of what is wanted is not seen")
+	}
+	check.turn(wants("b"))
+	if !check.atEnd() {
+		t.Error("a turn behind the end is not seen")
+	}
+	if check.pos = 6; check.atEnd() {
+		t.Error("a lost end is not seen before a turn")
+	}
+	check.connects(true)
+	if check.pos = 9; !check.atEnd() {
+		t.Error("the end is not seen")
+	}
+	if err := check.fallen(time.Now()); err == nil {
+		t.Error("falling off a buffer that holds everything is not seen")
+	}
+	tr := make(time.Hour)
+	if err := tr.witness(at(10), v1, message(10, 10, 'a')); err == nil {
+		t.Error("an event that the relay has not sent is not seen")
+	}
+}

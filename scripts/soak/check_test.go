@@ -37,7 +37,7 @@ func TestChecker(t *testing.T) {
 		for i := range len(stream) {
 			l = append(l, simrelay.Expected{Kind: "commit", DID: fmt.Sprintf("did:plc:%c", stream[i]), Rev: fmt.Sprint(i), Action: "create", Collection: fmt.Sprintf("x.y.%c", stream[i]), RKey: "k", CID: "c"})
 		}
-		tr := newTruth(nil, ttl)
+		tr := newTruth(nil, ttl, nil)
 		tr.relay = l
 		for i := range len(stream) {
 			if err := tr.witness(at(i), v1, message(i, i, stream[i])); err != nil {
@@ -146,5 +146,38 @@ func TestChecker(t *testing.T) {
 	tr := make(time.Hour)
 	if err := tr.witness(at(10), v1, message(10, 10, 'a')); err == nil {
 		t.Error("an event that the relay has not sent is not seen")
+	}
+}
+
+// TestGrown: what grows is seen, what wavers is not.
+func TestGrown(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		grow func(i int, l *look, disk *int64)
+		want string // "": nothing
+	}{
+		{"nothing", func(int, *look, *int64) {}, ""},
+		{"it wavers", func(i int, l *look, disk *int64) {
+			wave := float64(i % 3)
+			l.goroutines, l.descriptors, l.heap, l.rss, *disk = 60+4*wave, 50+6*wave, 30+5*wave, 90+9*wave, 90e6+int64(10e6*wave)
+		}, ""},
+		{"it warms up", func(i int, l *look, disk *int64) { l.rss, *disk = 60+30*min(float64(i), 1), 70e6+20e6*min(int64(i), 1) }, ""},
+		{"goroutines", func(i int, l *look, _ *int64) { l.goroutines += float64(i) }, "goroutines have grown"},
+		{"descriptors", func(i int, l *look, _ *int64) { l.descriptors += float64(i) }, "descriptors have grown"},
+		{"heap", func(i int, l *look, _ *int64) { l.heap += float64(i) }, "MB of heap have grown"},
+		{"memory", func(i int, l *look, _ *int64) { l.rss += 3 * float64(i) }, "MB resident have grown"},
+		{"disk", func(i int, _ *look, disk *int64) { *disk += 10e6 * int64(i) }, "the data dir has grown"},
+	} {
+		var looks []look
+		var disk []int64
+		for i := range 12 {
+			l, d := look{goroutines: 60, descriptors: 50, heap: 30, rss: 90}, int64(90e6)
+			c.grow(i, &l, &d)
+			looks, disk = append(looks, l), append(disk, d)
+		}
+		got := strings.Join(grown(looks, disk), "; ")
+		if (got == "") != (c.want == "") || !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s: got %q, want %q", c.what, got, c.want)
+		}
 	}
 }

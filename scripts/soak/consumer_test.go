@@ -42,8 +42,9 @@ type consumer struct {
 	mu    sync.Mutex // guards check
 	check checker
 
-	ws   atomic.Pointer[websocket.Conn] // the connection, to write to
-	life atomic.Int64                   // the soak's, when it dialled
+	ws    atomic.Pointer[websocket.Conn] // the connection, to write to
+	lives *atomic.Int64                  // the soak's
+	life  atomic.Int64                   // that it has connected to
 
 	at      atomic.Int64 // when an event came last, unix nanoseconds
 	silence atomic.Int64 // the longest time between two, since somebody set it to 0
@@ -146,6 +147,9 @@ func (c *consumer) session(ctx context.Context, addr string, resumed bool) error
 		return err
 	}
 	defer ws.Close()
+	if c.lives != nil {
+		c.life.Store(c.lives.Load())
+	}
 	c.ws.Store(ws)
 	defer c.ws.Store(nil)
 	defer context.AfterFunc(ctx, func() { ws.Close() })()

@@ -45,6 +45,7 @@ type truth struct {
 	}
 	ttl  time.Duration // that the daemon keeps events for at least
 	seed maphash.Seed
+	over <-chan struct{} // closed when nobody is to wait any more
 
 	mu      sync.RWMutex // guards everything below
 	base    int          // the number of the first entry
@@ -57,8 +58,8 @@ type truth struct {
 // keepEntries is how many events the truth remembers at least: more than any consumer is behind.
 const keepEntries = 200_000
 
-func newTruth(relay *simrelay.Relay, ttl time.Duration) *truth {
-	return &truth{relay: relay, ttl: ttl, seed: maphash.MakeSeed(), seq: simrelay.DefaultFirstSeq, names: map[string]string{}}
+func newTruth(relay *simrelay.Relay, ttl time.Duration, over <-chan struct{}) *truth {
+	return &truth{relay: relay, ttl: ttl, over: over, seed: maphash.MakeSeed(), seq: simrelay.DefaultFirstSeq, names: map[string]string{}}
 }
 
 // witness takes an event that the witness has received. The caller has found that it is newer
@@ -142,9 +143,14 @@ func (t *truth) newest() int64 {
 
 // wait waits until the witness has received what another consumer has.
 func (t *truth) wait(us int64) error {
-	for deadline := time.Now().Add(testproc.Patience); t.newest() < us; time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	late := time.After(testproc.Patience)
+	for t.newest() < us {
+		select {
+		case <-t.over:
+			return errors.New("the soak is over")
+		case <-late:
 			return fmt.Errorf("the witness has not received %d", us)
+		case <-time.After(2 * time.Millisecond):
 		}
 	}
 	return nil
@@ -374,7 +380,9 @@ func (c *checker) firstLocked(i int, now time.Time) error {
 			if e.us > limit {
 				return fmt.Errorf("lost: resumed after event %d of %d, event %d comes first, but it wants %d of %d, %s old", c.pos, t.base+len(t.entries), i, j, e.us, now.Sub(time.UnixMicro(e.us)))
 			}
-			c.skipped++
+			if c.pos >= 0 {
+				c.skipped++
+			}
 		}
 		if i == c.pos {
 			return nil // a cursor is inclusive

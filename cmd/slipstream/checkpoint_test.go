@@ -22,6 +22,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // copyOf is where a daemon makes copies of its store.
@@ -72,8 +73,8 @@ func holdCopy(t testing.TB, metrics, dataDir string) (end func(), answer io.Read
 // Beside a daemon that takes events in as fast as it can, inspect and verify see a whole log,
 // each time a longer one, and leave nothing behind.
 func TestBesideDaemon(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 41, Loop: 500})
-	dir, addr, metrics := t.TempDir(), freeAddr(t), freeAddr(t)
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 41, Loop: 500})
+	dir, addr, metrics := t.TempDir(), testproc.FreeAddr(t), testproc.FreeAddr(t)
 	p := serveProcess(t, upstream, dir, addr, metrics, "--log-level", "warn")
 	rounds := 3 // the log grows by 100,000 events a second, and each round takes longer
 	if testing.Short() {
@@ -92,7 +93,7 @@ func TestBesideDaemon(t *testing.T) {
 		}
 		out, err := runCommand(t.Context(), append([]string{"verify"}, flags...)...)
 		if err != nil {
-			t.Fatalf("verify: %v; the daemon said:\n%s", err, p.stderr)
+			t.Fatalf("verify: %v; the daemon said:\n%s", err, p.Output)
 		}
 		var verified int64
 		if _, err := fmt.Sscanf(out, "verified %d events", &verified); err != nil || verified < events {
@@ -104,8 +105,8 @@ func TestBesideDaemon(t *testing.T) {
 	if events == 0 {
 		t.Error("no event came meanwhile: this tests nothing")
 	}
-	p.signal(syscall.SIGTERM)
-	if err, said := p.wait(), p.stderr.String(); err != nil || said != "" {
+	p.Signal(t, syscall.SIGTERM)
+	if err, said := p.Wait(t), p.Output.String(); err != nil || said != "" {
 		t.Errorf("SIGTERM: %v; the daemon said:\n%s", err, said)
 	}
 	if in := inspectJSON(t, "--data-dir", dir); in.Events < events || in.DaemonRunning {
@@ -116,9 +117,9 @@ func TestBesideDaemon(t *testing.T) {
 // A copy does not outlive its request, the daemon, or the next daemon's start; and there is one
 // at a time.
 func TestCopyEnds(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 42, Loop: 500, Total: 5000})
-	dir, addr, metrics := t.TempDir(), freeAddr(t), freeAddr(t)
-	serve := func() *process { return serveProcess(t, upstream, dir, addr, metrics) }
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 42, Loop: 500, Total: 5000})
+	dir, addr, metrics := t.TempDir(), testproc.FreeAddr(t), testproc.FreeAddr(t)
+	serve := func() *testproc.Process { return serveProcess(t, upstream, dir, addr, metrics) }
 	p := serve()
 	flags := []string{"--data-dir", dir, "--metrics-listen-addr", metrics}
 
@@ -139,10 +140,7 @@ func TestCopyEnds(t *testing.T) {
 		t.Fatalf("a copy was to be read: %v", err)
 	}
 	begin := time.Now()
-	p.signal(syscall.SIGTERM)
-	if err := p.wait(); err != nil {
-		t.Errorf("SIGTERM: %v; the daemon said:\n%s", err, p.stderr)
-	}
+	p.End(t)
 	if took := time.Since(begin); took > 5*time.Second {
 		t.Errorf("the daemon took %s to end with a copy in use", took)
 	}
@@ -155,8 +153,8 @@ func TestCopyEnds(t *testing.T) {
 
 	p = serve()
 	end, answer := holdCopy(t, metrics, dir)
-	p.cmd.Process.Kill()
-	p.wait()
+	p.Cmd.Process.Kill()
+	p.Wait(t)
 	if _, err := io.Copy(io.Discard, answer); err == nil {
 		t.Error("the answer of a daemon that was killed ended in order")
 	}
@@ -172,8 +170,8 @@ func TestCopyEnds(t *testing.T) {
 	if _, err := os.Stat(copyOf(dir)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after the daemon's next start: %v", err)
 	}
-	if strings.Contains(p.stderr.String(), "other files") {
-		t.Errorf("the daemon takes its own files for others':\n%s", p.stderr)
+	if strings.Contains(p.Output.String(), "other files") {
+		t.Errorf("the daemon takes its own files for others':\n%s", p.Output)
 	}
 }
 
@@ -192,7 +190,7 @@ func readUntilDone(ctx context.Context, flags []string, reading func()) error {
 // A request for a copy that is not from inspect or verify here, or for another store, is
 // refused; and the user is told what to do.
 func TestCopyRefused(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 43, Loop: 100, Total: 200})
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 43, Loop: 100, Total: 200})
 	a, b := testConfig(t, upstream), testConfig(t, upstream)
 	startDaemon(t, a)
 	startDaemon(t, b)
@@ -238,7 +236,7 @@ func TestCopyRefused(t *testing.T) {
 	defer other.Close()
 	for _, c := range []struct{ addr, want string }{
 		{b.MetricsListenAddr, b.DataDir},
-		{freeAddr(t), "refused"},
+		{testproc.FreeAddr(t), "refused"},
 		{strings.TrimPrefix(other.URL, "http://"), "makes no copies"},
 		{"nonsense", "use host:port"},
 	} {
@@ -280,7 +278,7 @@ func TestFromHere(t *testing.T) {
 
 // Many who ask at once for the only copy: one gets it, the others are told, nobody waits.
 func TestOneCopy(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 44, Loop: 100, Total: 2000})
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 44, Loop: 100, Total: 2000})
 	cfg := testConfig(t, upstream)
 	d := startDaemon(t, cfg)
 	var group sync.WaitGroup

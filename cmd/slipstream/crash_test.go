@@ -2,111 +2,34 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
 	"math"
 	"math/rand/v2"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
-// process is the real program, to be killed.
-type process struct {
-	t      testing.TB
-	cmd    *exec.Cmd
-	stderr *lockedBuffer // and stdout
-	done   chan error
-}
-
-// lockedBuffer can be read while the process still writes to it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // startProcess runs the program with the given arguments.
-func startProcess(t testing.TB, env []string, args ...string) *process {
+func startProcess(t testing.TB, env []string, args ...string) *testproc.Process {
 	t.Helper()
 	return startCommand(t, env, exec.Command(os.Args[0], args...))
 }
 
 // startCommand runs a command that ends up as the program.
-func startCommand(t testing.TB, env []string, cmd *exec.Cmd) *process {
+func startCommand(t testing.TB, env []string, cmd *exec.Cmd) *testproc.Process {
 	t.Helper()
-	p := &process{t: t, cmd: cmd, stderr: &lockedBuffer{}, done: make(chan error, 1)}
-	p.cmd.Env = append(append(os.Environ(), "SLIPSTREAM_TEST_MAIN=1"), env...)
-	p.cmd.Stdout, p.cmd.Stderr = p.stderr, p.stderr
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { p.done <- p.cmd.Wait() }()
-	t.Cleanup(func() { p.cmd.Process.Kill() })
-	return p
-}
-
-func (p *process) signal(s os.Signal) {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		p.t.Fatalf("signal: %v; the process said:\n%s", err, p.stderr)
-	}
-}
-
-// wait waits for the end and returns the exit error.
-func (p *process) wait() error {
-	p.t.Helper()
-	select {
-	case err := <-p.done:
-		return err
-	case <-time.After(30 * time.Second):
-		p.t.Fatalf("the process does not end; it said:\n%s", p.stderr)
-		return nil
-	}
-}
-
-// startRelay runs a simulated relay for the length of the test and returns its URL.
-func startRelay(t testing.TB, cfg simrelay.Config) (*simrelay.Relay, string) {
-	t.Helper()
-	relay, err := simrelay.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- relay.Run(ctx) }()
-	server := httptest.NewServer(relay.Handler())
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		server.Close()
-	})
-	return relay, strings.Replace(server.URL, "http://", "ws://", 1)
+	cmd.Env = append(append(os.Environ(), "SLIPSTREAM_TEST_MAIN=1"), env...)
+	return testproc.Start(t, cmd)
 }
 
 // expectedEvents lists what a v1 consumer must receive of frames first to last.
@@ -229,13 +152,13 @@ func TestKill(t *testing.T) {
 		kills = n
 	}
 	total := int64(kills) * 20_000
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 11, Loop: 500, Total: total, Rate: rate})
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 11, Loop: 500, Total: total, Rate: rate})
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	dir := t.TempDir()
-	addr, metrics := freeAddr(t), freeAddr(t)
-	launch := func() *process {
+	addr, metrics := testproc.FreeAddr(t), testproc.FreeAddr(t)
+	launch := func() *testproc.Process {
 		return startProcess(t, nil, "serve", "--upstream-url", upstream, "--upstream-cursor", "0", "--data-dir", dir,
 			"--listen-addr", addr, "--metrics-listen-addr", metrics, "--log-level", "warn")
 	}
@@ -307,19 +230,19 @@ func TestKill(t *testing.T) {
 		p := launch()
 		if i%5 == 4 { // while it opens the store, or takes up the stream again
 			time.Sleep(time.Duration(rng.IntN(150)) * time.Millisecond)
-			p.cmd.Process.Kill()
-			p.wait()
+			p.Cmd.Process.Kill()
+			p.Wait(t)
 			p = launch()
 		}
 		waitHealthy(t, addr)
-		time.AfterFunc(time.Duration(5+rng.IntN(120))*time.Millisecond, func() { p.cmd.Process.Kill() })
+		time.AfterFunc(time.Duration(5+rng.IntN(120))*time.Millisecond, func() { p.Cmd.Process.Kill() })
 		watched := make(chan struct{})
 		go func() {
 			defer close(watched)
 			other.watch(t, addr, math.MaxInt64)
 		}()
 		receive(time.Now().Add(10 * time.Second)) // until the kill ends the connection
-		p.wait()
+		p.Wait(t)
 		<-watched
 		if relay.LastSeq() < simrelay.DefaultFirstSeq+total-1 {
 			interrupted++
@@ -373,10 +296,7 @@ func TestKill(t *testing.T) {
 	if len(other.seqs) != len(history) {
 		t.Errorf("v2: %d events but syncs, v1 had %d", len(other.seqs), len(history))
 	}
-	p.signal(syscall.SIGTERM)
-	if err := p.wait(); err != nil {
-		t.Errorf("SIGTERM: %v; the process said:\n%s", err, p.stderr)
-	}
+	p.End(t)
 	report, err := runCommand(t.Context(), "verify", "--data-dir", dir)
 	if err != nil {
 		t.Errorf("verify: %v", err)

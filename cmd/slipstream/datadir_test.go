@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // serveArgs is a start that says nothing but errors.
@@ -22,15 +23,12 @@ func serveArgs(upstream, dir string) []string {
 
 // A store that this program cannot use is refused in one sentence, and left as it is.
 func TestRefusedStore(t *testing.T) {
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 84, Loop: 100, Total: 500})
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 84, Loop: 100, Total: 500})
 	good := t.TempDir()
-	addr := freeAddr(t)
-	d := serveProcess(t, upstream, good, addr, freeAddr(t))
+	addr := testproc.FreeAddr(t)
+	d := serveProcess(t, upstream, good, addr, testproc.FreeAddr(t))
 	receiveExactly(t, addr, expectedEvents(relay, simrelay.DefaultFirstSeq, simrelay.DefaultFirstSeq+499))
-	d.signal(syscall.SIGTERM)
-	if err := d.wait(); err != nil {
-		t.Fatalf("%v; the process said:\n%s", err, d.stderr)
-	}
+	d.End(t)
 	only := func(t *testing.T, dir, pattern string) string {
 		t.Helper()
 		names, err := filepath.Glob(filepath.Join(dir, pattern))
@@ -142,7 +140,7 @@ func listing(t testing.TB, dir string) string {
 
 // Who may not write the data dir is told so, with the user it runs as.
 func TestUnwritableDataDir(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 85, Loop: 100, Total: 100})
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 85, Loop: 100, Total: 100})
 	// Below a directory that everybody may pass, which t.TempDir is not.
 	base, err := os.MkdirTemp("", "slipstream-*")
 	if err != nil {
@@ -196,10 +194,10 @@ func TestUnwritableDataDir(t *testing.T) {
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 			}
 			p := startCommand(t, nil, cmd)
-			p.wait()
-			said := p.stderr.String()
-			if p.cmd.ProcessState.ExitCode() != 1 || strings.Count(said, "\n") != 1 {
-				t.Fatalf("%v; it said:\n%s", p.cmd.ProcessState, said)
+			p.Wait(t)
+			said := p.Output.String()
+			if p.Cmd.ProcessState.ExitCode() != 1 || strings.Count(said, "\n") != 1 {
+				t.Fatalf("%v; it said:\n%s", p.Cmd.ProcessState, said)
 			}
 			who := uid
 			if uid == 0 {

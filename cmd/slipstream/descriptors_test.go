@@ -13,10 +13,11 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // limitedProcess starts the program with what ulimit is told, at most 4096.
-func limitedProcess(t testing.TB, ulimit string, args ...string) *process {
+func limitedProcess(t testing.TB, ulimit string, args ...string) *testproc.Process {
 	t.Helper()
 	if n := descriptorLimit(); n < 4096 {
 		t.Skipf("the limit of file descriptors is %d here", n)
@@ -52,7 +53,7 @@ func TestShareDescriptors(t *testing.T) {
 
 // What the limit is, and what is made of it, is in the log.
 func TestDescriptorLimit(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 93, Loop: 10, Total: 10})
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 93, Loop: 10, Total: 10})
 	for _, c := range []struct {
 		ulimit string
 		args   []string
@@ -65,12 +66,12 @@ func TestDescriptorLimit(t *testing.T) {
 		{"-n 4000", []string{"--max-subscribers", "2401"}, []string{"descriptors=4000", "max_subscribers=2401", "needed=4001"}, true},
 	} {
 		t.Run(c.ulimit+strings.Join(c.args, " "), func(t *testing.T) {
-			addr := freeAddr(t)
+			addr := testproc.FreeAddr(t)
 			p := limitedProcess(t, c.ulimit, append([]string{"serve", "--upstream-url", upstream, "--data-dir", t.TempDir(),
 				"--listen-addr", addr, "--metrics-listen-addr", "127.0.0.1:0"}, c.args...)...)
 			waitHealthy(t, addr)
 			said := ""
-			waitFor(t, "the line that says so", func() bool { said = p.stderr.String(); return strings.Contains(said, "msg=listening") })
+			testproc.WaitFor(t, "the line that says so", func() bool { said = p.Output.String(); return strings.Contains(said, "msg=listening") })
 			for _, want := range c.want {
 				if !strings.Contains(said, want) {
 					t.Errorf("%s is not said:\n%s", want, said)
@@ -88,8 +89,8 @@ func TestDescriptorLimit(t *testing.T) {
 func TestOutOfDescriptors(t *testing.T) {
 	t.Parallel() // it waits, mostly
 	const limit = 80
-	_, upstream := startRelay(t, simrelay.Config{Seed: 94, Loop: 10, Total: 10})
-	addr := freeAddr(t)
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 94, Loop: 10, Total: 10})
+	addr := testproc.FreeAddr(t)
 	p := limitedProcess(t, fmt.Sprint("-n ", limit), "serve", "--upstream-url", upstream, "--data-dir", t.TempDir(),
 		"--listen-addr", addr, "--metrics-listen-addr", "127.0.0.1:0", "--max-subscribers", "1000", "--log-level", "debug")
 	waitHealthy(t, addr)
@@ -122,7 +123,7 @@ func TestOutOfDescriptors(t *testing.T) {
 		t.Fatalf("nobody is served again: %v", err)
 	}
 	ws.Close()
-	said := p.stderr.String()
+	said := p.Output.String()
 	if n := strings.Count(said, "level=ERROR msg=\"out of file descriptors"); n != 1 || strings.Count(said, "too many open files") != 1 ||
 		!strings.Contains(said, "ulimit -n; LimitNOFILE=") || !strings.Contains(said, fmt.Sprint("limit=", limit)) {
 		t.Errorf("it says:\n%s", said)

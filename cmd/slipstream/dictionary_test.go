@@ -12,6 +12,7 @@ import (
 	"slipstream/dictionaries"
 	"slipstream/pkg/event"
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 	"slipstream/pkg/train"
 )
 
@@ -102,7 +103,7 @@ func TestDictionaryOfDataDir(t *testing.T) {
 		t.Skip(err)
 	}
 	const last = simrelay.DefaultFirstSeq + 2999
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 41, Loop: 700, Total: 3000})
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 41, Loop: 700, Total: 3000})
 	cfg := testConfig(t, upstream)
 	d := startDaemon(t, cfg)
 	awaitSeq(t, d.metrics, last)

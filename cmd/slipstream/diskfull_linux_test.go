@@ -17,6 +17,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // What TestFullDisk runs with: room for the floor and the ballast, which are eventlog's
@@ -138,8 +139,8 @@ func TestFullDisk(t *testing.T) {
 	upstream := serveHandler(t, gate(open, relay.Handler()))
 	want := expectedAll{relay: relay, end: first + total}
 
-	addr, metrics := freeAddr(t), freeAddr(t)
-	launch := func() *process {
+	addr, metrics := testproc.FreeAddr(t), testproc.FreeAddr(t)
+	launch := func() *testproc.Process {
 		return startProcess(t, nil, "serve", "--upstream-url", upstream, "--upstream-cursor", "0", "--data-dir", disk,
 			"--listen-addr", addr, "--metrics-listen-addr", metrics)
 	}
@@ -150,28 +151,28 @@ func TestFullDisk(t *testing.T) {
 	// The live consumer is there before the first event, the other comes when there is
 	// something to replay.
 	live := follow(t, "live", addr, "", want)
-	waitFor(t, "the ballast", func() bool { return ballast(disk) == fullDiskBallast })
+	testproc.WaitFor(t, "the ballast", func() bool { return ballast(disk) == fullDiskBallast })
 	close(open)
-	waitFor(t, "the first events", func() bool { return seq() > first+2_000 })
+	testproc.WaitFor(t, "the first events", func() bool { return seq() > first+2_000 })
 	replaying := follow(t, "replaying", addr, "cursor=0&compress=true", want)
 
 	h := &hog{t: t, dir: disk}
 	for i := range outages {
 		h.fill()
-		waitFor(t, "the end of readiness", func() bool {
+		testproc.WaitFor(t, "the end of readiness", func() bool {
 			status, text := ready(t, metrics)
 			if status == http.StatusServiceUnavailable && !strings.Contains(text, "disk") {
 				t.Errorf("/readyz says %q", text)
 			}
 			return status == http.StatusServiceUnavailable
 		})
-		waitFor(t, "the last byte to be taken", func() bool { return h.free() == 0 })
+		testproc.WaitFor(t, "the last byte to be taken", func() bool { return h.free() == 0 })
 		if i == outages-1 { // longer than what Pebble takes for a slow disk
 			time.Sleep(long)
 		}
 		before := seq()
 		during := follow(t, "during the outage", addr, "cursor=0", want)
-		waitFor(t, "a replay beside a full disk", func() bool { return during.received.Load() > 1_000 })
+		testproc.WaitFor(t, "a replay beside a full disk", func() bool { return during.received.Load() > 1_000 })
 		during.leave()
 		time.Sleep(200 * time.Millisecond)
 		if status, text := ready(t, metrics); status != http.StatusServiceUnavailable {
@@ -182,8 +183,8 @@ func TestFullDisk(t *testing.T) {
 			break
 		}
 		h.release()
-		waitFor(t, "readiness", func() bool { status, _ := ready(t, metrics); return status == http.StatusOK })
-		waitFor(t, "ingest", func() bool { return seq() >= min(before+3_000, first+total-1) })
+		testproc.WaitFor(t, "readiness", func() bool { status, _ := ready(t, metrics); return status == http.StatusOK })
+		testproc.WaitFor(t, "ingest", func() bool { return seq() >= min(before+3_000, first+total-1) })
 		live.mustBeThere()
 		replaying.mustBeThere()
 	}
@@ -194,12 +195,12 @@ func TestFullDisk(t *testing.T) {
 	// Asked to end while it waits, and again while it opens the store, it does.
 	for range 2 {
 		begin := time.Now()
-		p.signal(syscall.SIGTERM)
-		if err := p.wait(); err != nil || time.Since(begin) > 10*time.Second {
-			t.Errorf("SIGTERM beside a full disk: %v after %s; the process said:\n%s", err, time.Since(begin), p.stderr)
+		p.Signal(t, syscall.SIGTERM)
+		if err := p.Wait(t); err != nil || time.Since(begin) > 10*time.Second {
+			t.Errorf("SIGTERM beside a full disk: %v after %s; the process said:\n%s", err, time.Since(begin), p.Output)
 		}
 		p = launch()
-		waitFor(t, "the store to be opened", func() bool { return strings.Contains(p.stderr.String(), "disk is full") })
+		testproc.WaitFor(t, "the store to be opened", func() bool { return strings.Contains(p.Output.String(), "disk is full") })
 	}
 	live.mustHaveBeenToldToGo()
 	replaying.mustHaveBeenToldToGo()
@@ -212,11 +213,8 @@ func TestFullDisk(t *testing.T) {
 	again.leave()
 
 	// With a ballast to burn, a full disk is no obstacle to a start.
-	waitFor(t, "the ballast", func() bool { return ballast(disk) == fullDiskBallast })
-	p.signal(syscall.SIGTERM)
-	if err := p.wait(); err != nil {
-		t.Errorf("SIGTERM: %v; the process said:\n%s", err, p.stderr)
-	}
+	testproc.WaitFor(t, "the ballast", func() bool { return ballast(disk) == fullDiskBallast })
+	p.End(t)
 	t.Logf("the store takes %d MB, of %d", (fullDiskSize-fullDiskBallast-h.free())>>20, fullDiskSize>>20)
 	filler, err := os.Create(filepath.Join(disk, "filler"))
 	if err != nil {
@@ -230,15 +228,12 @@ func TestFullDisk(t *testing.T) {
 	p = launch()
 	waitHealthy(t, addr)
 	last := follow(t, "after all", addr, "cursor=0", want)
-	waitFor(t, "a replay", func() bool { return last.received.Load() > 1_000 })
+	testproc.WaitFor(t, "a replay", func() bool { return last.received.Load() > 1_000 })
 	last.leave()
 	if ballast(disk) >= 0 {
 		t.Error("the ballast is still there")
 	}
-	p.signal(syscall.SIGTERM)
-	if err := p.wait(); err != nil {
-		t.Errorf("SIGTERM: %v; the process said:\n%s", err, p.stderr)
-	}
+	p.End(t)
 }
 
 // waitReach waits until a number has grown to what it must be, for as long as it grows.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // scrape reads the daemon's metrics: name with labels to value.
@@ -113,7 +114,7 @@ func TestRelayFaults(t *testing.T) {
 			for _, n := range []int64{20, 21, 150, total - 1} {
 				at[first+n] = fault
 			}
-			faulty, upstream := startRelay(t, simrelay.Config{Seed: 31, Total: total, Faults: simrelay.Faults{At: at}})
+			faulty, upstream := testproc.Relay(t, simrelay.Config{Seed: 31, Total: total, Faults: simrelay.Faults{At: at}})
 			d := startDaemon(t, testConfig(t, upstream))
 			waitSeq(t, d, first+total-1)
 			receiveExactly(t, d.addr, expectedEvents(faulty, first, first+total-1))
@@ -138,7 +139,7 @@ func TestRelayFaults(t *testing.T) {
 				}
 				return got
 			}
-			waitFor(t, fmt.Sprintf("%v to be %v", metrics, want), func() bool { return count() >= want })
+			testproc.WaitFor(t, fmt.Sprintf("%v to be %v", metrics, want), func() bool { return count() >= want })
 			if got := count(); got != want {
 				t.Errorf("%v: %v, want %v", metrics, got, want)
 			}
@@ -148,7 +149,7 @@ func TestRelayFaults(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		t.Parallel()
 		const total = 4000
-		relay, upstream := startRelay(t, simrelay.Config{Seed: 32, Loop: 600, Total: total, Faults: simrelay.Faults{
+		relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 32, Loop: 600, Total: total, Faults: simrelay.Faults{
 			Rate: 0.05, Kinds: without(simrelay.AllFaults, simrelay.ErrorFrame), CutAfter: 1100, StallAfter: 700, StallFor: 200 * time.Millisecond,
 		}})
 		d := startDaemon(t, testConfig(t, upstream))
@@ -220,7 +221,7 @@ func TestRelayStartsAnew(t *testing.T) {
 				t.Fatal(err)
 			}
 			current.use(t, fresh)
-			waitFor(t, "the new sequence", func() bool {
+			testproc.WaitFor(t, "the new sequence", func() bool {
 				return int64(scrape(t, d.metrics)["slipstream_upstream_seq"]) == 1_000+after-1
 			})
 			// Commits come once. Identity and account events have no rev and come again.
@@ -374,13 +375,4 @@ func (s *switchable) use(t testing.TB, relay *simrelay.Relay) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handler, s.relay, s.stop = relay.Handler(), relay, stop
-}
-
-func waitFor(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s does not come", what)
-		}
-	}
 }

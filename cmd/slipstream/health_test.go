@@ -13,6 +13,7 @@ import (
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // readStatus asks for a status and holds it against its form.
@@ -32,7 +33,7 @@ func readStatus(t *testing.T, url string) (s status, code int) {
 }
 
 func TestStatus(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 71, Loop: 100, Total: 200})
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 71, Loop: 100, Total: 200})
 	d := startDaemon(t, testConfig(t, upstream))
 	newReader(t, dial(t, d.addr, "cursor=1")).messages(t, 150)
 	for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ready"} {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // runCommand runs a command of the program inside the test.
@@ -56,7 +57,7 @@ func awaitSeq(t testing.TB, metrics string, seq int64) {
 // What inspect says of a store is what the relay sent and what consumers received.
 func TestInspect(t *testing.T) {
 	const total = 6000
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 31, Loop: 700, Total: total})
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 31, Loop: 700, Total: total})
 	cfg := testConfig(t, upstream)
 	d := startDaemon(t, cfg)
 	last := int64(simrelay.DefaultFirstSeq + total - 1)

@@ -24,6 +24,7 @@ import (
 	"slipstream/pkg/event"
 	"slipstream/pkg/firehose"
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // legacyDictionary reads Bluesky's dictionary, and skips without it.
@@ -286,7 +287,7 @@ func TestLegacyFileRefused(t *testing.T) {
 
 // A download that hangs does not hold up the end.
 func TestLegacyShutdown(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 86, Loop: 100, Total: 100})
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 86, Loop: 100, Total: 100})
 	cfg := testConfig(t, upstream)
 	asked := make(chan struct{})
 	cfg.LegacyDictionary, cfg.LegacyDictionaryURL = legacyAuto, hanging(t, func() { close(asked) })
@@ -377,7 +378,7 @@ func TestLegacyComesLate(t *testing.T) {
 	a := connect(t, d.addr, "cursor=0", ours)
 	checkEvents(t, "before", a.messages(t, before), want)
 	close(arrived)
-	waitFor(t, "the dictionary", func() bool { return bytes.Equal(getDictionary(t, d.addr, "/dictionary"), legacy) })
+	testproc.WaitFor(t, "the dictionary", func() bool { return bytes.Equal(getDictionary(t, d.addr, "/dictionary"), legacy) })
 	if got := getDictionary(t, d.addr, fmt.Sprintf("/dictionary/%d", ourID(t))); !bytes.Equal(got, ours) {
 		t.Errorf("our dictionary has become %d bytes", len(got))
 	}

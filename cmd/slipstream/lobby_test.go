@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // isClosed reports whether the other end of a pipe has been closed.
@@ -82,8 +82,8 @@ func TestLobby(t *testing.T) {
 // for long, and when it goes nothing of it stays.
 func TestSlowHandshakes(t *testing.T) {
 	t.Parallel() // it waits, mostly
-	_, upstream := startRelay(t, simrelay.Config{Seed: 91, Loop: 10, Total: 10})
-	addr, metrics := freeAddr(t), freeAddr(t)
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 91, Loop: 10, Total: 10})
+	addr, metrics := testproc.FreeAddr(t), testproc.FreeAddr(t)
 	p := limitedProcess(t, "-n 4096", "serve", "--upstream-url", upstream, "--data-dir", t.TempDir(),
 		"--listen-addr", addr, "--metrics-listen-addr", metrics)
 	waitHealthy(t, addr)
@@ -113,11 +113,11 @@ func TestSlowHandshakes(t *testing.T) {
 	dialer := websocket.Dialer{HandshakeTimeout: 9 * time.Second} // less than the header timeout
 	ws, _, err := dialer.Dial("ws://"+addr+"/subscribe", nil)
 	if err != nil {
-		t.Fatalf("a consumer is kept out: %v; the process said:\n%s", err, p.stderr)
+		t.Fatalf("a consumer is kept out: %v; the process said:\n%s", err, p.Output)
 	}
 	defer ws.Close()
 	t.Logf("the consumer got in after %v", time.Since(begin).Round(time.Millisecond))
-	waitFor(t, "the subscriber", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == 1 })
+	testproc.WaitFor(t, "the subscriber", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == 1 })
 	m := scrape(t, metrics)
 	if m["slipstream_http_connections_refused_total"] < 200 || m["slipstream_subscribers"] != 1 {
 		t.Errorf("%v connections were refused, %v subscribers are there", m["slipstream_http_connections_refused_total"], m["slipstream_subscribers"])
@@ -125,27 +125,24 @@ func TestSlowHandshakes(t *testing.T) {
 	if got := m["process_open_fds"]; got > before+float64(places)+20 {
 		t.Errorf("%v descriptors are open, %v were", got, before)
 	}
-	if n := strings.Count(p.stderr.String(), "ask for nothing"); n != 1 {
+	if n := strings.Count(p.Output.String(), "ask for nothing"); n != 1 {
 		t.Errorf("%d lines tell of it", n)
 	}
 	leave()
-	waitFor(t, "the crowd's end", func() bool { return scrape(t, metrics)["process_open_fds"] <= before+10 })
+	testproc.WaitFor(t, "the crowd's end", func() bool { return scrape(t, metrics)["process_open_fds"] <= before+10 })
 	if got := scrape(t, metrics)["slipstream_subscribers"]; got != 1 {
 		t.Errorf("%v subscribers are left", got)
 	}
 	// A full lobby does not hold up the end.
 	ws.Close()
 	come(places + 10)
-	p.signal(syscall.SIGTERM)
-	if err := p.wait(); err != nil {
-		t.Errorf("%v; the process said:\n%s", err, p.stderr)
-	}
+	p.End(t)
 }
 
 // Far more honest handshakes at once than there are places are all served.
 func TestHandshakeStorm(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 92, Loop: 10, Total: 10})
-	addr, metrics := freeAddr(t), freeAddr(t)
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 92, Loop: 10, Total: 10})
+	addr, metrics := testproc.FreeAddr(t), testproc.FreeAddr(t)
 	limitedProcess(t, "-n 2048", "serve", "--upstream-url", upstream, "--data-dir", t.TempDir(),
 		"--listen-addr", addr, "--metrics-listen-addr", metrics)
 	waitHealthy(t, addr)
@@ -170,7 +167,7 @@ func TestHandshakeStorm(t *testing.T) {
 	}
 	close(all)
 	// A handshake is answered before the subscriber is counted.
-	waitFor(t, "every subscriber", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == consumers })
+	testproc.WaitFor(t, "every subscriber", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == consumers })
 	m := scrape(t, metrics)
 	if m["slipstream_http_connections_refused_total"] != 0 || m["slipstream_subscribers"] != consumers {
 		t.Errorf("%v connections were refused, %v subscribers are there", m["slipstream_http_connections_refused_total"], m["slipstream_subscribers"])
@@ -178,5 +175,5 @@ func TestHandshakeStorm(t *testing.T) {
 	for ws := range all {
 		ws.Close()
 	}
-	waitFor(t, "their end", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == 0 })
+	testproc.WaitFor(t, "their end", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == 0 })
 }

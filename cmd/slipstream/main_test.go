@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,6 +22,7 @@ import (
 
 	"slipstream/dictionaries"
 	"slipstream/pkg/firehose"
+	"slipstream/pkg/testproc"
 )
 
 // The test binary is also the program, for the tests that need a process to kill.
@@ -68,20 +68,10 @@ func testConfig(t testing.TB, upstream string) Config {
 	start := firehose.Seq(0)
 	return Config{
 		UpstreamURLs: []string{url}, UpstreamCursor: &start,
-		ListenAddr: freeAddr(t), MetricsListenAddr: freeAddr(t), DataDir: t.TempDir(),
+		ListenAddr: testproc.FreeAddr(t), MetricsListenAddr: testproc.FreeAddr(t), DataDir: t.TempDir(),
 		EventTTL: 24 * time.Hour, Linger: 20 * time.Millisecond, WindowBytes: 16 << 20, StallTimeout: 2 * time.Minute,
 		LogLevel: slog.LevelInfo, LogFormat: "text",
 	}
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // testLog writes the daemon's log to the test's.

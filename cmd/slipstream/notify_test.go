@@ -13,28 +13,29 @@ import (
 	"time"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // systemd is told when the daemon serves, then at least twice in each of the watchdog's
 // times that it is alive, and when it is about to end.
 func TestServiceManager(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 61, Loop: 100})
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 61, Loop: 100})
 	path := filepath.Join(t.TempDir(), "notify")
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	addr := freeAddr(t)
+	addr := testproc.FreeAddr(t)
 	p := startProcess(t, []string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=600000"}, "serve", "--upstream-url", upstream,
-		"--data-dir", t.TempDir(), "--listen-addr", addr, "--metrics-listen-addr", freeAddr(t), "--log-level", "warn")
+		"--data-dir", t.TempDir(), "--listen-addr", addr, "--metrics-listen-addr", testproc.FreeAddr(t), "--log-level", "warn")
 	next := func() string {
 		t.Helper()
 		b := make([]byte, 1024)
 		socket.SetReadDeadline(time.Now().Add(20 * time.Second))
 		n, err := socket.Read(b)
 		if err != nil {
-			t.Fatalf("%v; the process said:\n%s", err, p.stderr)
+			t.Fatalf("%v; the process said:\n%s", err, p.Output)
 		}
 		return string(b[:n])
 	}
@@ -45,12 +46,12 @@ func TestServiceManager(t *testing.T) {
 			waitHealthy(t, addr)
 		}
 	}
-	p.signal(syscall.SIGTERM)
+	p.Signal(t, syscall.SIGTERM)
 	for last := ""; last != "STOPPING=1"; {
 		last = next()
 		told = append(told, last)
 	}
-	if err := p.wait(); err != nil {
+	if err := p.Wait(t); err != nil {
 		t.Error(err)
 	}
 	for _, state := range told {

@@ -17,6 +17,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // wish is a filter as the obvious, linear way applies it.
@@ -124,7 +125,7 @@ func TestReplayFlowsIntoLive(t *testing.T) {
 	if testing.Short() {
 		total = 20_000
 	}
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 21, Loop: 3000, Total: total})
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 21, Loop: 3000, Total: total})
 	cfg := testConfig(t, upstream)
 	cfg.WindowBytes = 1 << 20 // a thousand events or two: most of the replay comes from disk
 	d := startDaemon(t, cfg)
@@ -243,7 +244,7 @@ func sameMessages(t testing.TB, what string, got, want [][]byte) {
 // filter, all after it by the new one, in replay as well as live.
 func TestOptionsUpdateMidway(t *testing.T) {
 	const total = 30_000
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 22, Loop: 2000, Total: total, Rate: 10_000})
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 22, Loop: 2000, Total: total, Rate: 10_000})
 	cfg := testConfig(t, upstream)
 	cfg.WindowBytes = 1 << 20
 	d := startDaemon(t, cfg)
@@ -286,7 +287,7 @@ func TestOptionsUpdateMidway(t *testing.T) {
 		for !c.after.wants(&events[final], len(stream[final])) {
 			final--
 		}
-		waitFor(t, "the last event", func() bool {
+		testproc.WaitFor(t, "the last event", func() bool {
 			_, received := c.soFar()
 			return received[len(received)-1].TimeUS >= events[final].TimeUS
 		})

@@ -22,10 +22,11 @@ import (
 
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // serveProcess runs the daemon as a process that serves consumers at addr.
-func serveProcess(t testing.TB, upstream, dir, addr, metrics string, more ...string) *process {
+func serveProcess(t testing.TB, upstream, dir, addr, metrics string, more ...string) *testproc.Process {
 	t.Helper()
 	p := startProcess(t, nil, append([]string{"serve", "--upstream-url", upstream, "--upstream-cursor", "0", "--data-dir", dir,
 		"--listen-addr", addr, "--metrics-listen-addr", metrics}, more...)...)
@@ -64,8 +65,8 @@ func stored(t testing.TB, dataDir string) (seq int64, events int) {
 // between two messages, does not wait for one that reads nothing, and goes on where it was.
 func TestShutdown(t *testing.T) {
 	const first, total = int64(simrelay.DefaultFirstSeq), 40_000
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 81, Loop: 600, Total: total, Rate: 20_000})
-	dir, addr, metrics := t.TempDir(), freeAddr(t), freeAddr(t)
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 81, Loop: 600, Total: total, Rate: 20_000})
+	dir, addr, metrics := t.TempDir(), testproc.FreeAddr(t), testproc.FreeAddr(t)
 	p := serveProcess(t, upstream, dir, addr, metrics)
 
 	type received struct {
@@ -107,10 +108,7 @@ func TestShutdown(t *testing.T) {
 	}
 	defer blocked.Close()
 
-	p.signal(syscall.SIGTERM)
-	if err := p.wait(); err != nil {
-		t.Fatalf("exit: %v; the process said:\n%s", err, p.stderr)
-	}
+	p.End(t)
 	var before [][]byte
 	for range 2 {
 		got := <-done
@@ -135,7 +133,7 @@ func TestShutdown(t *testing.T) {
 	}
 
 	p = serveProcess(t, upstream, dir, addr, metrics)
-	waitFor(t, "the end of the stream", func() bool { return int64(scrape(t, metrics)["slipstream_upstream_seq"]) == first+total-1 })
+	testproc.WaitFor(t, "the end of the stream", func() bool { return int64(scrape(t, metrics)["slipstream_upstream_seq"]) == first+total-1 })
 	receiveExactly(t, addr, expectedEvents(relay, first, first+total-1))
 	r := newReader(t, dial(t, addr, "cursor=0"))
 	sameMessages(t, "after the restart", r.messages(t, len(before)), before)
@@ -144,9 +142,9 @@ func TestShutdown(t *testing.T) {
 	if m["slipstream_upstream_gaps_total"]+m["slipstream_frames_duplicate_total"] != 0 {
 		t.Errorf("the restart made %v gaps and %v duplicates", m["slipstream_upstream_gaps_total"], m["slipstream_frames_duplicate_total"])
 	}
-	p.signal(syscall.SIGINT)
-	if err := p.wait(); err != nil {
-		t.Errorf("SIGINT: %v; the process said:\n%s", err, p.stderr)
+	p.Signal(t, syscall.SIGINT)
+	if err := p.Wait(t); err != nil {
+		t.Errorf("SIGINT: %v; the process said:\n%s", err, p.Output)
 	}
 }
 
@@ -177,19 +175,19 @@ func TestCheckpointWithoutEvents(t *testing.T) {
 				mu.Unlock()
 				send.ServeHTTP(w, r)
 			}))
-			dir, addr, metrics := t.TempDir(), freeAddr(t), freeAddr(t)
+			dir, addr, metrics := t.TempDir(), testproc.FreeAddr(t), testproc.FreeAddr(t)
 			p := serveProcess(t, upstream, dir, addr, metrics)
-			waitFor(t, "the last frame", func() bool { return int64(scrape(t, metrics)["slipstream_upstream_seq"]) == last })
+			testproc.WaitFor(t, "the last frame", func() bool { return int64(scrape(t, metrics)["slipstream_upstream_seq"]) == last })
 			if end == syscall.SIGKILL {
-				waitFor(t, "a commit", func() bool { return scrape(t, metrics)["slipstream_commit_seconds_count"] > 0 })
+				testproc.WaitFor(t, "a commit", func() bool { return scrape(t, metrics)["slipstream_commit_seconds_count"] > 0 })
 			}
-			p.signal(end)
-			p.wait()
+			p.Signal(t, end)
+			p.Wait(t)
 			if seq, events := stored(t, dir); seq != last || events != 0 {
 				t.Errorf("position %d with %d events is stored, want %d without any", seq, events, last)
 			}
 			p = serveProcess(t, upstream, dir, addr, metrics)
-			waitFor(t, "the second connection", func() bool {
+			testproc.WaitFor(t, "the second connection", func() bool {
 				mu.Lock()
 				defer mu.Unlock()
 				return len(cursors) == 2
@@ -197,10 +195,7 @@ func TestCheckpointWithoutEvents(t *testing.T) {
 			if want := fmt.Sprint(last); cursors[1] != want {
 				t.Errorf("after the restart the relay is asked for %q, want %q", cursors[1], want)
 			}
-			p.signal(syscall.SIGTERM)
-			if err := p.wait(); err != nil {
-				t.Error(err)
-			}
+			p.End(t)
 		})
 	}
 }
@@ -209,10 +204,10 @@ func TestCheckpointWithoutEvents(t *testing.T) {
 func refused(t testing.TB, env []string, args ...string) string {
 	t.Helper()
 	p := startProcess(t, env, args...)
-	err := p.wait()
-	said := p.stderr.String()
+	err := p.Wait(t)
+	said := p.Output.String()
 	line, rest, _ := strings.Cut(said, "\n")
-	if p.cmd.ProcessState.ExitCode() != 1 {
+	if p.Cmd.ProcessState.ExitCode() != 1 {
 		t.Fatalf("%v %v: %v, want exit status 1; it said:\n%s", env, args, err, said)
 	}
 	if rest != "" || len(line) > 300 {
@@ -361,8 +356,8 @@ func TestEnvironment(t *testing.T) {
 			"wss://a.example/xrpc/com.atproto.sync.subscribeRepos ws://b.example/x"},
 		{"SLIPSTREAM_FAILOVER_AFTER", "2m", func(c Config) any { return c.FailoverAfter }, 2 * time.Minute},
 		{"SLIPSTREAM_LIVENESS_TTL", "15m", func(c Config) any { return c.LivenessTTL }, 15 * time.Minute},
-		{"SLIPSTREAM_COLLECTIONS", "app.bsky.feed.post, app.*", func(c Config) any { return c.Filter.Collections }, "[app.bsky.feed.post app.*]"},
-		{"SLIPSTREAM_EXCLUDE_COLLECTIONS", "app.bsky.feed.like", func(c Config) any { return c.Filter.ExcludeCollections }, "[app.bsky.feed.like]"},
+		{"SLIPSTREAM_COLLECTIONS", "app.bsky.feed.post, app.*", func(c Config) any { return fmt.Sprint(c.Filter.Collections) }, "{map[app.bsky.feed.post:{}] [app.]}"},
+		{"SLIPSTREAM_EXCLUDE_COLLECTIONS", "app.bsky.feed.like", func(c Config) any { return fmt.Sprint(c.Filter.ExcludeCollections) }, "{map[app.bsky.feed.like:{}] []}"},
 		{"SLIPSTREAM_NO_IDENTITY", "true", func(c Config) any { return c.Filter.NoIdentity }, true},
 		{"SLIPSTREAM_NO_ACCOUNT", "1", func(c Config) any { return c.Filter.NoAccount }, true},
 		{"SLIPSTREAM_UPSTREAM_CURSOR", "0", func(c Config) any { return *c.UpstreamCursor }, 0},
@@ -441,7 +436,7 @@ func TestEnvironment(t *testing.T) {
 // A data dir that cannot be written, or is another daemon's, is refused in one sentence;
 // what else lies in it is left alone, and named.
 func TestDataDir(t *testing.T) {
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 83, Loop: 100, Total: 500})
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 83, Loop: 100, Total: 500})
 	args := func(dir string) []string {
 		return []string{"serve", "--upstream-url", upstream, "--upstream-cursor", "0", "--data-dir", dir,
 			"--listen-addr", "127.0.0.1:0", "--metrics-listen-addr", "127.0.0.1:0", "--log-level", "warn"}
@@ -476,20 +471,17 @@ func TestDataDir(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	addr, metrics := freeAddr(t), freeAddr(t)
+	addr, metrics := testproc.FreeAddr(t), testproc.FreeAddr(t)
 	p := serveProcess(t, upstream, dir, addr, metrics)
 	if line := refused(t, nil, args(dir)...); !strings.Contains(line, filepath.Join(dir, "slipstream")+" is in use by another process") {
 		t.Errorf("a second daemon says %q", line)
 	}
 	receiveExactly(t, addr, expectedEvents(relay, simrelay.DefaultFirstSeq, simrelay.DefaultFirstSeq+499))
-	p.signal(syscall.SIGTERM)
-	if err := p.wait(); err != nil {
-		t.Errorf("%v; the process said:\n%s", err, p.stderr)
-	}
-	if !slices.ContainsFunc(strings.Split(p.stderr.String(), "\n"), func(line string) bool {
+	p.End(t)
+	if !slices.ContainsFunc(strings.Split(p.Output.String(), "\n"), func(line string) bool {
 		return strings.Contains(line, "left alone") && strings.Contains(line, "jetstream.db") && strings.Contains(line, "cursor.json")
 	}) {
-		t.Errorf("no line names the files that were there before:\n%s", p.stderr)
+		t.Errorf("no line names the files that were there before:\n%s", p.Output)
 	}
 	for name, text := range old {
 		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != text {

@@ -20,6 +20,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // writePair writes a certificate for loopback with a serial number, and its key.
@@ -51,7 +52,7 @@ func writePair(t *testing.T, certFile, keyFile string, serial int64) {
 // With a certificate consumers of both wires come by TLS, and so does everything else, in
 // HTTP/2 where the client has it. The relay's side and the metrics are as before.
 func TestServeTLS(t *testing.T) {
-	_, upstream := startRelay(t, simrelay.Config{Seed: 51, Loop: 200, Total: 500})
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 51, Loop: 200, Total: 500})
 	dir := t.TempDir()
 	cfg := testConfig(t, upstream)
 	cfg.TLSCert, cfg.TLSKey = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")

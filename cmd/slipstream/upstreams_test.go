@@ -17,6 +17,7 @@ import (
 	"slipstream/pkg/firehose"
 	"slipstream/pkg/ingest"
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // samplesEnv is how often the program samples a standby when it is a test that runs it.
@@ -354,8 +355,8 @@ func TestFailover(t *testing.T) {
 func TestFailoverKill(t *testing.T) {
 	const total, kills = 16_000, 4
 	w := startTwins(t, total)
-	dir, addr, metrics := t.TempDir(), freeAddr(t), freeAddr(t)
-	launch := func() *process {
+	dir, addr, metrics := t.TempDir(), testproc.FreeAddr(t), testproc.FreeAddr(t)
+	launch := func() *testproc.Process {
 		return startProcess(t, []string{samplesEnv + "=500ms"}, "serve", "--upstream-url", w[0].url+","+w[1].url, "--upstream-cursor", "0",
 			"--failover-after", "1s", "--data-dir", dir, "--listen-addr", addr, "--metrics-listen-addr", metrics)
 	}
@@ -370,9 +371,9 @@ func TestFailoverKill(t *testing.T) {
 		close(stop)
 		<-done
 	}()
-	said := func(p *process, what string) bool {
+	said := func(p *testproc.Process, what string) bool {
 		for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-			if strings.Contains(p.stderr.String(), what) {
+			if strings.Contains(p.Output.String(), what) {
 				return true
 			}
 		}
@@ -388,17 +389,17 @@ func TestFailoverKill(t *testing.T) {
 			// In the overlap, more or less.
 			a.fail()
 			if !said(p, "going over to another relay") && !said(p, "beginning with another") {
-				t.Fatalf("round %d: no failover; the process said:\n%s", i, p.stderr)
+				t.Fatalf("round %d: no failover; the process said:\n%s", i, p.Output)
 			}
 			time.Sleep(time.Duration(rand.N(300)) * time.Millisecond)
 		}
-		p.cmd.Process.Kill()
-		p.wait()
+		p.Cmd.Process.Kill()
+		p.Wait(t)
 		a.fail()
 		p = launch()
 		n := c.count()
 		if !said(p, "connected to the relay") {
-			t.Fatalf("round %d: no connection; the process said:\n%s", i, p.stderr)
+			t.Fatalf("round %d: no connection; the process said:\n%s", i, p.Output)
 		}
 		c.await(n + 500)
 		a.heal()
@@ -415,9 +416,12 @@ func TestFailoverKill(t *testing.T) {
 // What is left out is neither sent nor stored; the position moves all the same, and syncs stay.
 func TestLeftOut(t *testing.T) {
 	const total = 3000
-	relay, url := startRelay(t, simrelay.Config{Seed: 5, Accounts: 50, Total: total})
+	relay, url := testproc.Relay(t, simrelay.Config{Seed: 5, Accounts: 50, Total: total})
 	cfg := testConfig(t, url)
-	cfg.Filter = ingest.Filter{Collections: []string{"app.bsky.feed.post"}, NoIdentity: true, NoAccount: true}
+	cfg.Filter = ingest.Filter{NoIdentity: true, NoAccount: true}
+	if err := cfg.Filter.Collections.Add("app.bsky.feed.post"); err != nil {
+		t.Fatal(err)
+	}
 	d := startDaemon(t, cfg)
 	for deadline := time.Now().Add(20 * time.Second); metric(t, d.metrics, "slipstream_upstream_seq") != simrelay.DefaultFirstSeq+total-1; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // wireSample is what consumers of either wire got of the same events.
@@ -30,9 +31,9 @@ func sampleWires(t testing.TB) *wireSample {
 	t.Helper()
 	const total = 400
 	first := int64(simrelay.DefaultFirstSeq)
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 92, Records: 20, Total: total})
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 92, Records: 20, Total: total})
 	d := serveV2(t, upstream, t.TempDir())
-	waitFor(t, "the stream's end", func() bool { return int64(scrape(t, d.metrics)["slipstream_upstream_seq"]) == first+total-1 })
+	testproc.WaitFor(t, "the stream's end", func() bool { return int64(scrape(t, d.metrics)["slipstream_upstream_seq"]) == first+total-1 })
 	v1 := len(expectedEvents(relay, first, first+total-1))
 	v2 := 0
 	for seq := first; seq < first+total; seq++ {
@@ -60,7 +61,7 @@ func sampleWires(t testing.TB) *wireSample {
 	if s.dictionary, err = io.ReadAll(resp.Body); err != nil {
 		t.Fatal(err)
 	}
-	d.end()
+	d.End(t)
 	return s
 }
 

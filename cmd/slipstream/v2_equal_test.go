@@ -14,6 +14,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // witness is a consumer that comes back whenever its connection ends, from the last event it
@@ -143,14 +144,14 @@ func TestV2Equivalence(t *testing.T) {
 	if testing.Short() {
 		total = 3_000
 	}
-	relay, upstream := startRelay(t, simrelay.Config{Seed: 91, Loop: 1500, Total: total, Rate: 2_500})
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 91, Loop: 1500, Total: total, Rate: 2_500})
 	dir := t.TempDir()
 	d := serveV2(t, upstream, dir)
 	addr, metrics := d.addr, d.metrics
 	again := func() {
 		t.Helper()
 		d = &v2Daemon{addr: addr, metrics: metrics}
-		d.process = startProcess(t, []string{"SLIPSTREAM_LEGACY_DICTIONARY=off"}, "serve", "--upstream-url", upstream, "--upstream-cursor", "0",
+		d.Process = startProcess(t, []string{"SLIPSTREAM_LEGACY_DICTIONARY=off"}, "serve", "--upstream-url", upstream, "--upstream-cursor", "0",
 			"--data-dir", dir, "--listen-addr", addr, "--metrics-listen-addr", metrics, "--log-level", "warn")
 		waitHealthy(t, addr)
 	}
@@ -172,7 +173,7 @@ func TestV2Equivalence(t *testing.T) {
 	}
 	until := func(all []*witness, v1, v2 int) {
 		t.Helper()
-		waitFor(t, fmt.Sprintf("%d events, %d on the second wire", v1, v2), func() bool {
+		testproc.WaitFor(t, fmt.Sprintf("%d events, %d on the second wire", v1, v2), func() bool {
 			done := true
 			for _, w := range all {
 				want := v1
@@ -191,7 +192,7 @@ func TestV2Equivalence(t *testing.T) {
 	live := witnesses()
 	back := func(dials int) { // all have read what was under way, and are connected again
 		t.Helper()
-		waitFor(t, fmt.Sprintf("connection %d of every consumer", dials), func() bool {
+		testproc.WaitFor(t, fmt.Sprintf("connection %d of every consumer", dials), func() bool {
 			done := true
 			for _, w := range live {
 				w.mu.Lock()
@@ -204,14 +205,14 @@ func TestV2Equivalence(t *testing.T) {
 	stop := run(live)
 	defer func() { stop() }()
 	until(live, int(total)/4, int(total)/4)
-	d.kill()
+	d.Kill(t)
 	again()
 	back(2)
 	until(live, int(total)*3/5, int(total)*3/5)
-	d.end()
+	d.End(t)
 	again()
 	back(3)
-	waitFor(t, "the stream's end", func() bool { return relay.LastSeq() == first+total-1 })
+	testproc.WaitFor(t, "the stream's end", func() bool { return relay.LastSeq() == first+total-1 })
 	v1 := len(expectedEvents(relay, first, first+total-1))
 	var expected []simrelay.Expected
 	for seq := first; seq < first+total; seq++ {
@@ -272,13 +273,13 @@ func TestV2Equivalence(t *testing.T) {
 		}
 	}
 	t.Run("replayed", replay)
-	d.kill()
+	d.Kill(t)
 	again()
 	t.Run("replayed after a kill: a seq means the same event", replay)
-	d.end()
+	d.End(t)
 	again()
 	t.Run("replayed after a restart: a seq means the same event", replay)
-	d.end()
+	d.End(t)
 }
 
 // differs says how an event differs from what the relay knows it sent, or "".

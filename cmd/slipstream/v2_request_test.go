@@ -19,6 +19,7 @@ import (
 
 	"slipstream/dictionaries"
 	"slipstream/pkg/event"
+	"slipstream/pkg/testproc"
 )
 
 // many returns a query that repeats a parameter, with values made of 0 to n-1.
@@ -314,7 +315,7 @@ func TestV2Unavailable(t *testing.T) {
 			t.Errorf("a bad request gets %d", resp.StatusCode)
 		}
 		c.ws.Close()
-		waitFor(t, "the place of one who left", func() bool {
+		testproc.WaitFor(t, "the place of one who left", func() bool {
 			ws, _, err := tryV2(d.addr, "")
 			if err == nil {
 				ws.Close()

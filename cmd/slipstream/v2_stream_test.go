@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"slipstream/pkg/testproc"
 	"strings"
 	"syscall"
 	"testing"
@@ -203,7 +204,7 @@ func TestV2CursorOfTrimmed(t *testing.T) {
 			checkOutdated(t, c.frame(t), b)
 			c.silent(t)
 		})
-		d.end()
+		d.End(t)
 	}
 }
 
@@ -268,7 +269,7 @@ func TestV2SeqAfterClockStep(t *testing.T) {
 			t.Errorf("the event after seq %d has seq %d", last, seq)
 		}
 		last = seq
-		d.kill()
+		d.Kill(t)
 	}
 }
 
@@ -441,7 +442,7 @@ func TestV2ClientData(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		waitFor(t, "the pong", func() bool {
+		testproc.WaitFor(t, "the pong", func() bool {
 			beat := f.beat(t)
 			c.expectBeat(t, beat)
 			select {
@@ -478,7 +479,7 @@ func TestV2Shutdown(t *testing.T) {
 	for _, name := range []string{"cursor=0", packed(t) + "&cursor=0"} {
 		clients["replay "+name] = dialV2(t, d.addr, name)
 	}
-	d.signal(syscall.SIGTERM)
+	d.Signal(t, syscall.SIGTERM)
 	for name, c := range clients {
 		t.Run("1001 on shutdown: "+name, func(t *testing.T) {
 			if end := c.closed(t); end.Code != websocket.CloseGoingAway {
@@ -486,8 +487,8 @@ func TestV2Shutdown(t *testing.T) {
 			}
 		})
 	}
-	if err := d.wait(); err != nil {
-		t.Errorf("exit: %v; the process said:\n%s", err, d.stderr)
+	if err := d.Wait(t); err != nil {
+		t.Errorf("exit: %v; the process said:\n%s", err, d.Output)
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +29,7 @@ import (
 	"slipstream/pkg/dagcbor"
 	"slipstream/pkg/event"
 	"slipstream/pkg/eventlog"
+	"slipstream/pkg/testproc"
 )
 
 // The tests of the second wire, in the files v2_*_test.go, are written from its lexicons and
@@ -60,34 +60,18 @@ func packed(t testing.TB) string { return fmt.Sprintf("zstdDictionary=%d", curre
 
 // v2Daemon is a run of the program.
 type v2Daemon struct {
-	*process
+	*testproc.Process
 	addr, metrics string
 }
 
 func serveV2(t testing.TB, upstream, dir string, flags ...string) *v2Daemon {
 	t.Helper()
-	d := &v2Daemon{addr: freeAddr(t), metrics: freeAddr(t)}
-	d.process = startProcess(t, []string{"SLIPSTREAM_LEGACY_DICTIONARY=off"}, append([]string{"serve",
+	d := &v2Daemon{addr: testproc.FreeAddr(t), metrics: testproc.FreeAddr(t)}
+	d.Process = startProcess(t, []string{"SLIPSTREAM_LEGACY_DICTIONARY=off"}, append([]string{"serve",
 		"--upstream-url", upstream, "--upstream-cursor", "0", "--data-dir", dir,
 		"--listen-addr", d.addr, "--metrics-listen-addr", d.metrics, "--log-level", "warn"}, flags...)...)
 	waitHealthy(t, d.addr)
 	return d
-}
-
-// end ends it in order.
-func (d *v2Daemon) end() {
-	d.t.Helper()
-	d.signal(syscall.SIGTERM)
-	if err := d.wait(); err != nil {
-		d.t.Fatalf("SIGTERM: %v; the process said:\n%s", err, d.stderr)
-	}
-}
-
-// kill ends it at once.
-func (d *v2Daemon) kill() {
-	d.t.Helper()
-	d.signal(syscall.SIGKILL)
-	d.wait()
 }
 
 // v2Frame is a frame as a strict client reads it.

@@ -18,6 +18,7 @@ import (
 	"slipstream/pkg/event"
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // storedEvent is one event as it is put into a store by hand.
@@ -333,7 +334,7 @@ func TestVerifyDictionary(t *testing.T) {
 	if err := os.WriteFile(file, otherDictionary(4711), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, upstream := startRelay(t, simrelay.Config{Seed: 32, Loop: 100, Total: 300})
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 32, Loop: 100, Total: 300})
 	cfg := testConfig(t, upstream)
 	cfg.LegacyDictionary = file
 	d := startDaemon(t, cfg)
@@ -410,8 +411,8 @@ func TestVerifyInterrupted(t *testing.T) {
 	// The real thing: exit status 1, on stderr what is wrong.
 	bendStore(t, dir, func(db *pebble.DB) error { return db.Delete(storeKey(lastOf(2), 'z'), pebble.Sync) })
 	p := startProcess(t, []string{"SLIPSTREAM_DATA_DIR=" + dir}, "verify")
-	err := p.wait()
-	if state := p.cmd.ProcessState; err == nil || state.ExitCode() != 1 || state.Sys().(syscall.WaitStatus).Signaled() || !strings.Contains(p.stderr.String(), "slipstream: chunk ") {
-		t.Errorf("verify of a damaged store: %v: %s", err, p.stderr)
+	err := p.Wait(t)
+	if state := p.Cmd.ProcessState; err == nil || state.ExitCode() != 1 || state.Sys().(syscall.WaitStatus).Signaled() || !strings.Contains(p.Output.String(), "slipstream: chunk ") {
+		t.Errorf("verify of a damaged store: %v: %s", err, p.Output)
 	}
 }

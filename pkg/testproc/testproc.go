@@ -54,7 +54,7 @@ type Process struct {
 	Cmd    *exec.Cmd
 	Output *Buffer       // stdout and stderr
 	Done   chan struct{} // closed when it has ended
-	err    error         // why, once Done is closed
+	Err    error         // its exit error, once Done is closed
 }
 
 // Start starts a command, whose stdout and stderr it sets. At the end of the test the process is
@@ -68,7 +68,7 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 		t.Fatal(err)
 	}
 	go func() {
-		p.err = cmd.Wait()
+		p.Err = cmd.Wait()
 		close(p.Done)
 	}()
 	t.Cleanup(func() {
@@ -94,18 +94,20 @@ func (p *Process) Wait(t testing.TB) error {
 	t.Helper()
 	select {
 	case <-p.Done:
-		return p.err
+		return p.Err
 	case <-time.After(Patience):
 		t.Fatalf("%s does not end; it said:\n%s", filepath.Base(p.Cmd.Path), p.Output)
 		return nil
 	}
 }
 
-// End asks for an orderly end, as a service manager does, and returns the exit error.
-func (p *Process) End(t testing.TB) error {
+// End asks for an orderly end, as a service manager does. The exit status has to be 0.
+func (p *Process) End(t testing.TB) {
 	t.Helper()
 	p.Signal(t, syscall.SIGTERM)
-	return p.Wait(t)
+	if err := p.Wait(t); err != nil {
+		t.Fatalf("SIGTERM to %s: %v; it said:\n%s", filepath.Base(p.Cmd.Path), err, p.Output)
+	}
 }
 
 // Kill ends the process without asking.
@@ -180,27 +182,29 @@ type Daemon struct {
 	Addr  string // for consumers, host and port
 	Admin string // for metrics
 	args  []string
+	life  testing.TB // the test that it lasts for
 }
 
 // Serve starts binary, a slipstream, on free addresses and on the given relay from its beginning on, without
 // the legacy dictionary; flags can say otherwise. It returns when consumers are served.
 func Serve(t testing.TB, binary, upstream, dataDir string, flags ...string) *Daemon {
 	t.Helper()
-	d := &Daemon{Addr: FreeAddr(t), Admin: FreeAddr(t)}
+	d := &Daemon{Addr: FreeAddr(t), Admin: FreeAddr(t), life: t}
 	d.args = append([]string{binary, "serve", "--upstream-url", upstream, "--upstream-cursor", "0", "--data-dir", dataDir,
 		"--listen-addr", d.Addr, "--metrics-listen-addr", d.Admin, "--legacy-dictionary", "off"}, flags...)
 	d.Start(t)
 	return d
 }
 
-// Start starts a daemon that has ended once more, at the same addresses and with the same data.
+// Start starts a daemon that has ended once more, at the same addresses and with the same data. t may be
+// a part of the test that called Serve: the daemon outlasts it.
 func (d *Daemon) Start(t testing.TB) {
 	t.Helper()
-	d.Process = Start(t, exec.Command(d.args[0], d.args[1:]...))
+	d.Process = Start(d.life, exec.Command(d.args[0], d.args[1:]...))
 	WaitFor(t, "the daemon to answer", func() bool {
 		select {
 		case <-d.Done:
-			t.Fatalf("the daemon has ended: %v", d.err)
+			t.Fatalf("the daemon has ended: %v", d.Err)
 		default:
 		}
 		return Answers("http://" + d.Addr + "/xrpc/_health")

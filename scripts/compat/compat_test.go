@@ -6,9 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"reflect"
@@ -16,11 +14,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // A feature is a column of the table.
@@ -91,6 +89,10 @@ func TestCompat(t *testing.T) {
 	t.Run("reference", func(t *testing.T) { n.check(t) })
 	fmt.Printf("\n%s\n", results)
 	results.compareReadme(t)
+	n.own.End(t)
+	if n.legacy != nil {
+		n.legacy.End(t)
+	}
 }
 
 // A network is a simulated relay and daemons on it, with what consumers must get.
@@ -103,45 +105,23 @@ type network struct {
 
 // A server is the real daemon.
 type server struct {
-	args     []string
+	*testproc.Daemon
 	endpoint string
-	log      *lockedBuffer
-	cmd      *exec.Cmd
 	truths   [2]*truth // by wire
 }
 
 func startNetwork(t *testing.T) *network {
 	// Of this seed all that clients differ in comes within the first 500 frames.
-	relay, err := simrelay.New(simrelay.Config{Seed: 2, Accounts: 60, Rate: 150, WallClock: true, History: 50_000})
-	if err != nil {
-		t.Fatal(err)
-	}
+	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 2, Accounts: 60, Rate: 150, WallClock: true, History: 50_000})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := relay.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	listener := httptest.NewServer(relay.Handler())
 	t.Cleanup(func() {
 		cancel()
 		wg.Wait()
-		listener.Close()
 	})
-	upstream := "ws" + strings.TrimPrefix(listener.URL, "http")
 	start := func(dictionary string) *server {
-		addr := freeAddr(t)
-		s := &server{endpoint: "ws://" + addr, log: &lockedBuffer{}}
-		s.args = []string{"serve", "--upstream-url", upstream, "--upstream-cursor", "0",
-			"--listen-addr", addr, "--metrics-listen-addr", freeAddr(t), "--data-dir", t.TempDir(), "--legacy-dictionary", dictionary}
-		s.start(t)
-		t.Cleanup(func() {
-			s.stop(t)
-			if t.Failed() {
-				t.Logf("the daemon with --legacy-dictionary %s said:\n%s", dictionary, s.log)
-			}
-		})
+		d := testproc.Serve(t, "../../bin/slipstream", upstream, t.TempDir(), "--legacy-dictionary", dictionary)
+		s := &server{Daemon: d, endpoint: "ws://" + d.Addr}
 		for w := range s.truths {
 			s.truths[w] = &truth{wire: wire(w)}
 			wg.Go(func() {
@@ -158,38 +138,6 @@ func startNetwork(t *testing.T) *network {
 	}
 	wait(t, "events", func() bool { return len(n.own.truths[v1].events()) > 600 })
 	return n
-}
-
-func (s *server) start(t *testing.T) {
-	s.cmd = exec.Command("../../bin/slipstream", s.args...)
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	wait(t, "the daemon's start", func() bool {
-		resp, err := http.Get("http" + strings.TrimPrefix(s.endpoint, "ws") + "/xrpc/_health")
-		if err == nil {
-			resp.Body.Close()
-		}
-		return err == nil
-	})
-}
-
-// stop ends the daemon as a service manager does.
-func (s *server) stop(t *testing.T) {
-	s.cmd.Process.Signal(syscall.SIGTERM)
-	if err := s.cmd.Wait(); err != nil {
-		t.Errorf("the daemon's end: %v", err)
-	}
-}
-
-func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // skips says what is missing for a feature of a client.
@@ -209,7 +157,7 @@ type exchange struct {
 	server *server
 	wire   wire
 	order  order
-	log    lockedBuffer
+	log    testproc.Buffer
 	cancel context.CancelFunc
 	done   chan struct{}
 
@@ -498,9 +446,9 @@ func (n *network) restart(t *testing.T, results *table) {
 	for _, x := range all {
 		x.await(t, 300, 0)
 	}
-	n.own.stop(t)
+	n.own.End(t)
 	time.Sleep(500 * time.Millisecond)
-	n.own.start(t)
+	n.own.Start(t)
 	for _, x := range all {
 		t.Run(x.client.name, func(t *testing.T) {
 			t.Parallel()
@@ -622,22 +570,4 @@ func (tb *table) compareReadme(t *testing.T) {
 	if !bytes.Contains(text, []byte(printed)) {
 		t.Error("the README has another table")
 	}
-}
-
-// lockedBuffer can be read while a process still writes to it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -1,8 +1,6 @@
 package deploy
 
 import (
-	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,19 +10,14 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
-
-	"slipstream/pkg/simrelay"
 )
 
 // Most of what is here needs root and minutes, so it is asked for.
@@ -35,9 +28,6 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
-
-// patience is how long anything may take before a test gives up.
-const patience = 30 * time.Second
 
 // packages are Debian's packages by the commands that they bring.
 var packages = map[string]string{
@@ -119,135 +109,6 @@ func write(t *testing.T, path, text string) string {
 	return path
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-func portOf(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
-
-// eventually waits for a condition.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain: %s", what)
-		}
-	}
-}
-
-// startRelay runs a simulated relay for the length of the test and returns its URL.
-func startRelay(t *testing.T, cfg simrelay.Config) string {
-	t.Helper()
-	relay, err := simrelay.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- relay.Run(ctx) }()
-	server := httptest.NewServer(relay.Handler())
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		server.Close()
-	})
-	return strings.Replace(server.URL, "http://", "ws://", 1)
-}
-
-// process is a program that runs for the length of the test, or until its end.
-type process struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	out  lockedBuffer
-	done chan struct{} // closed when it has ended
-	err  error         // of its end
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// start starts a command, which a failing test shows the output of.
-func start(t *testing.T, cmd *exec.Cmd) *process {
-	t.Helper()
-	p := &process{t: t, cmd: cmd, done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &p.out, &p.out
-	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		p.err = cmd.Wait()
-		close(p.done)
-	}()
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		<-p.done
-		if t.Failed() {
-			t.Logf("%s said:\n%s", filepath.Base(cmd.Path), p.out.String())
-		}
-	})
-	return p
-}
-
-// end asks for the end, and waits for it.
-func (p *process) end() error {
-	p.t.Helper()
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.done:
-		return p.err
-	case <-time.After(patience):
-		p.t.Fatalf("%s does not end", p.cmd.Path)
-		return nil
-	}
-}
-
-// daemon is the real binary.
-type daemon struct {
-	*process
-	addr, metrics string
-}
-
-func startDaemon(t *testing.T, upstream, dir, addr, metrics string, flags ...string) *daemon {
-	t.Helper()
-	cmd := exec.Command(binary(t), append([]string{"serve", "--upstream-url", upstream, "--upstream-cursor", "0", "--data-dir", dir,
-		"--listen-addr", addr, "--metrics-listen-addr", metrics, "--legacy-dictionary", "off", "--log-level", "warn"}, flags...)...)
-	d := &daemon{start(t, cmd), addr, metrics}
-	eventually(t, "the daemon answers", func() bool { return answers("http://" + addr + "/xrpc/_health") })
-	return d
-}
-
-func answers(url string) bool {
-	resp, err := http.Get(url)
-	if err != nil {
-		return false
-	}
-	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
-}
-
 func get(t *testing.T, client *http.Client, url string) (body []byte, header http.Header) {
 	t.Helper()
 	resp, err := client.Get(url)
@@ -267,19 +128,6 @@ func getJSON(t *testing.T, url string, v any) {
 	if err := json.Unmarshal(body, v); err != nil {
 		t.Fatalf("%s: %v in %.300s", url, err, body)
 	}
-}
-
-// metric returns the value of a sample in a scrape, by its name and labels as they are there.
-func (d *daemon) metric(sample string) string {
-	d.t.Helper()
-	body, _ := get(d.t, http.DefaultClient, "http://"+d.metrics+"/metrics")
-	for line := range strings.SplitSeq(string(body), "\n") {
-		if value, ok := strings.CutPrefix(line, sample+" "); ok {
-			return value
-		}
-	}
-	d.t.Fatalf("no metric %s", sample)
-	return ""
 }
 
 // certificate writes a certificate for this machine, and its key, and returns who trusts it.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // instructions returns a Dockerfile's, by stage.
@@ -137,8 +138,8 @@ func TestDockerfile(t *testing.T) {
 		t.Errorf("the image has %d files, want the program and the certificates", n)
 	}
 
-	upstream := startRelay(t, simrelay.Config{Seed: 11, Loop: 200, Rate: 100})
-	addr, metrics := freeAddr(t), freeAddr(t)
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 11, Loop: 200, Rate: 100})
+	addr, metrics := testproc.FreeAddr(t), testproc.FreeAddr(t)
 	command := func(args ...string) *exec.Cmd {
 		cmd := exec.Command("chroot", append([]string{"--userspec=" + user, root}, args...)...)
 		cmd.Env = append(slices.Clone(env), "SLIPSTREAM_UPSTREAM_URL="+upstream, "SLIPSTREAM_LISTEN_ADDR="+addr,
@@ -151,8 +152,8 @@ func TestDockerfile(t *testing.T) {
 	if output, err := command(health...).CombinedOutput(); err == nil {
 		t.Errorf("the health check finds a daemon that there is not: %s", output)
 	}
-	p := start(t, command(append(entry, serve...)...))
-	eventually(t, "the image's program serves", func() bool { return answers("http://" + addr + "/xrpc/_health") })
+	p := testproc.Start(t, command(append(entry, serve...)...))
+	testproc.WaitFor(t, "the image's program serves", func() bool { return testproc.Answers("http://" + addr + "/xrpc/_health") })
 	if output, err := command(health...).CombinedOutput(); err != nil {
 		t.Errorf("health check: %v: %s", err, output)
 	}
@@ -162,9 +163,7 @@ func TestDockerfile(t *testing.T) {
 	if output, err := command(append(entry, "inspect")...).CombinedOutput(); err != nil || !bytes.Contains(output, []byte("in use by a daemon")) {
 		t.Errorf("inspect: %v: %s", err, output)
 	}
-	if err := p.end(); err != nil {
-		t.Errorf("the end: %v", err)
-	}
+	p.End(t)
 }
 
 func copyFile(t *testing.T, path string, b []byte, mode os.FileMode) {

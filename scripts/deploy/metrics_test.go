@@ -18,16 +18,17 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // busyDaemon is a daemon with something to show: events of all kinds, faults of the relay's,
 // consumers plain and compressed.
-func busyDaemon(t *testing.T) *daemon {
+func busyDaemon(t *testing.T) *testproc.Daemon {
 	t.Helper()
-	upstream := startRelay(t, simrelay.Config{Seed: 9, Rate: 200, WallClock: true})
-	d := startDaemon(t, upstream, t.TempDir(), freeAddr(t), freeAddr(t))
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 9, Rate: 200, WallClock: true})
+	d := testproc.Serve(t, binary(t), upstream, t.TempDir(), "--log-level", "warn")
 	for _, query := range []string{"cursor=1", "cursor=1&compress=true"} {
-		ws, _, err := websocket.DefaultDialer.Dial("ws://"+d.addr+"/subscribe?"+query, nil)
+		ws, _, err := websocket.DefaultDialer.Dial("ws://"+d.Addr+"/subscribe?"+query, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +41,7 @@ func busyDaemon(t *testing.T) *daemon {
 		}()
 		t.Cleanup(func() { ws.Close() })
 	}
-	eventually(t, "something is sent", func() bool { return d.metric("slipstream_sent_events_total") != "0" })
+	testproc.WaitFor(t, "something is sent", func() bool { return d.Metrics(t)["slipstream_sent_events_total"] > 0 })
 	return d
 }
 
@@ -50,7 +51,7 @@ var labels = []string{"kind", "form", "reason", "wire", "lag", "le", "version", 
 func TestMetrics(t *testing.T) {
 	need(t, "promtool")
 	d := busyDaemon(t)
-	scrape, _ := get(t, http.DefaultClient, "http://"+d.metrics+"/metrics")
+	scrape, _ := get(t, http.DefaultClient, "http://"+d.Admin+"/metrics")
 	check := exec.Command("promtool", "check", "metrics")
 	check.Stdin = bytes.NewReader(scrape)
 	if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
@@ -114,9 +115,9 @@ func TestPrometheus(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "alerts.yml"), replaced(t, "alerts.yml"))
 	config := write(t, filepath.Join(dir, "prometheus.yml"), replaced(t, "prometheus.yml",
-		"scrape_interval: 15s", "scrape_interval: 1s", "evaluation_interval: 15s", "evaluation_interval: 1s", "127.0.0.1:6009", d.metrics))
-	addr := freeAddr(t)
-	start(t, exec.Command("prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr, "--log.level=warn"))
+		"scrape_interval: 15s", "scrape_interval: 1s", "evaluation_interval: 15s", "evaluation_interval: 1s", "127.0.0.1:6009", d.Admin))
+	addr := testproc.FreeAddr(t)
+	testproc.Start(t, exec.Command("prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr, "--log.level=warn"))
 	api := "http://" + addr + "/api/v1/"
 	type sample struct{ Metric map[string]string }
 	query := func(expr string) (found []sample) {
@@ -127,8 +128,8 @@ func TestPrometheus(t *testing.T) {
 		getJSON(t, api+"query?query="+url.QueryEscape(expr), &answer)
 		return answer.Data.Result
 	}
-	eventually(t, "Prometheus is there", func() bool { return answers("http://" + addr + "/-/ready") })
-	eventually(t, "the daemon is scraped", func() bool { return len(query(`count_over_time(slipstream_build_info[1m]) > 6`)) > 0 })
+	testproc.WaitFor(t, "Prometheus is there", func() bool { return testproc.Answers("http://" + addr + "/-/ready") })
+	testproc.WaitFor(t, "the daemon is scraped", func() bool { return len(query(`count_over_time(slipstream_build_info[1m]) > 6`)) > 0 })
 
 	var rules struct {
 		Data struct {

@@ -23,6 +23,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // one and other are addresses that count for a limit, by RFC 5737 nobody's.
@@ -78,23 +79,23 @@ func TestProxy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			// A replay that fills every buffer on the way, and then a stream.
-			upstream := startRelay(t, simrelay.Config{Seed: 5, Loop: 2000, Total: 60_000, WallClock: true})
+			_, upstream := testproc.Relay(t, simrelay.Config{Seed: 5, Loop: 2000, Total: 60_000, WallClock: true})
 			dir := t.TempDir()
 			if err := os.Chmod(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			d := startDaemon(t, upstream, filepath.Join(dir, "data"), freeAddr(t), freeAddr(t),
+			d := testproc.Serve(t, binary(t), upstream, filepath.Join(dir, "data"), "--log-level", "warn",
 				"--trusted-proxies", "127.0.0.1", "--max-subscribers-per-ip", "3", "--stall-timeout", stallTimeout.String())
-			eventually(t, "the relay's frames are stored", func() bool {
-				return d.metric("slipstream_upstream_seq") == fmt.Sprintf("%g", float64(simrelay.DefaultFirstSeq+59_999))
+			testproc.WaitFor(t, "the relay's frames are stored", func() bool {
+				return d.Metrics(t)["slipstream_upstream_seq"] == float64(simrelay.DefaultFirstSeq+59_999)
 			})
 			cert, key, pool := certificate(t, dir)
-			port := portOf(freeAddr(t))
-			proxy := start(t, command(t, dir, d.addr, port, cert, key))
+			port := testproc.Port(testproc.FreeAddr(t))
+			proxy := testproc.Start(t, command(t, dir, d.Addr, port, cert, key))
 			p := &front{"localhost:" + port, pool, d}
-			eventually(t, name+" answers", func() bool {
+			testproc.WaitFor(t, name+" answers", func() bool {
 				select {
-				case <-proxy.done:
+				case <-proxy.Done:
 					t.Fatalf("%s has ended", name)
 				default:
 				}
@@ -122,7 +123,7 @@ func TestProxy(t *testing.T) {
 type front struct {
 	host   string
 	pool   *x509.CertPool
-	daemon *daemon
+	daemon *testproc.Daemon
 }
 
 func (p *front) client() *http.Client {
@@ -131,7 +132,7 @@ func (p *front) client() *http.Client {
 
 // dialer connects from an address, with a receive buffer; the zero values leave it to the kernel.
 func (p *front) dialer(from string, buffer int) *websocket.Dialer {
-	d := &websocket.Dialer{TLSClientConfig: &tls.Config{RootCAs: p.pool}, HandshakeTimeout: patience}
+	d := &websocket.Dialer{TLSClientConfig: &tls.Config{RootCAs: p.pool}, HandshakeTimeout: testproc.Patience}
 	d.NetDial = func(network, addr string) (net.Conn, error) {
 		dialer := net.Dialer{}
 		if from != "" {
@@ -162,7 +163,7 @@ func (p *front) dial(t *testing.T, d *websocket.Dialer, path string) *websocket.
 
 func next(t *testing.T, ws *websocket.Conn) []byte {
 	t.Helper()
-	ws.SetReadDeadline(time.Now().Add(patience))
+	ws.SetReadDeadline(time.Now().Add(testproc.Patience))
 	_, m, err := ws.ReadMessage()
 	if err != nil {
 		t.Fatal(err)
@@ -172,10 +173,10 @@ func next(t *testing.T, ws *websocket.Conn) []byte {
 
 // streams: on both wires, plain and compressed, a replay comes through as it is.
 func (p *front) streams(t *testing.T) {
-	dictionary := p.daemon.metricDictionary(t)
+	dictionary := smallest(t, p.daemon)
 	for _, path := range []string{"/subscribe?cursor=1", "/subscribe?cursor=1&compress=true",
 		v2Path + "?cursor=1600000000000000", v2Path + "?cursor=1600000000000000&zstdDictionary=" + dictionary} {
-		direct, _, err := websocket.DefaultDialer.Dial("ws://"+p.daemon.addr+path, nil)
+		direct, _, err := websocket.DefaultDialer.Dial("ws://"+p.daemon.Addr+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,15 +192,15 @@ func (p *front) streams(t *testing.T) {
 	}
 }
 
-// metricDictionary returns the id of the dictionary that makes the smallest frames.
-func (d *daemon) metricDictionary(t *testing.T) string {
-	_, header := get(t, http.DefaultClient, "http://"+d.addr+"/dictionary")
+// smallest returns the id of the dictionary that makes the smallest frames.
+func smallest(t *testing.T, d *testproc.Daemon) string {
+	_, header := get(t, http.DefaultClient, "http://"+d.Addr+"/dictionary")
 	return header.Get("Zstd-Dictionary-Id")
 }
 
 // http: whatever else there is comes through as it is.
 func (p *front) http(t *testing.T) {
-	want, header := get(t, http.DefaultClient, "http://"+p.daemon.addr+"/dictionary")
+	want, header := get(t, http.DefaultClient, "http://"+p.daemon.Addr+"/dictionary")
 	request, err := http.NewRequest(http.MethodGet, "https://"+p.host+"/dictionary", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -286,8 +287,8 @@ func (p *front) slow(t *testing.T) {
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-	if n := p.daemon.metric(stalled); n != "1" { // that of dead
-		t.Errorf("the daemon has ended who is slow: %s are", n)
+	if n := p.daemon.Metrics(t)[stalled]; n != 1 { // that of dead
+		t.Errorf("the daemon has ended who is slow: %v are", n)
 	}
 	t.Logf("read %.0f KB/s for %s", float64(bytes)/1e3/time.Since(begin).Seconds(), time.Since(begin).Round(time.Second))
 }
@@ -298,9 +299,9 @@ const stalled = `slipstream_subscribers_ended_total{reason="stalled"}`
 func (p *front) dead(t *testing.T) {
 	p.dial(t, p.dialer("", 4<<10), "/subscribe?cursor=1")
 	begin := time.Now()
-	eventually(t, "who reads nothing is ended", func() bool { return p.daemon.metric(stalled) != "0" })
-	if n := p.daemon.metric(stalled); n != "1" {
-		t.Errorf("%s consumers are ended, want 1", n)
+	testproc.WaitFor(t, "who reads nothing is ended", func() bool { return p.daemon.Metrics(t)[stalled] > 0 })
+	if n := p.daemon.Metrics(t)[stalled]; n != 1 {
+		t.Errorf("%v consumers are ended, want 1", n)
 	}
 	t.Logf("ended after %s", time.Since(begin).Round(time.Second/10))
 }
@@ -323,7 +324,7 @@ func (p *front) restart(t *testing.T, upstream, data string) {
 				if n == 5_000 {
 					reading.Done()
 				}
-				ws.SetReadDeadline(time.Now().Add(patience))
+				ws.SetReadDeadline(time.Now().Add(testproc.Patience))
 				_, m, err := ws.ReadMessage()
 				if err != nil {
 					e.err = err
@@ -335,9 +336,7 @@ func (p *front) restart(t *testing.T, upstream, data string) {
 		}()
 	}
 	reading.Wait()
-	if err := p.daemon.end(); err != nil {
-		t.Errorf("the daemon's end: %v", err)
-	}
+	p.daemon.End(t)
 	var last []end
 	for range 2 {
 		e := <-ends
@@ -352,11 +351,11 @@ func (p *front) restart(t *testing.T, upstream, data string) {
 		go func() {
 			for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 				ws, _, err := p.dialer("", 0).Dial("wss://"+p.host+e.path+fmt.Sprintf("cursor=%d", e.last), nil)
-				if err != nil && time.Since(begin) < patience {
+				if err != nil && time.Since(begin) < testproc.Patience {
 					continue
 				}
 				if err == nil {
-					ws.SetReadDeadline(time.Now().Add(patience))
+					ws.SetReadDeadline(time.Now().Add(testproc.Patience))
 					var m []byte
 					if _, m, err = ws.ReadMessage(); err == nil && position(m) != e.last {
 						err = fmt.Errorf("goes on with %.200s after %d", m, e.last)
@@ -369,7 +368,7 @@ func (p *front) restart(t *testing.T, upstream, data string) {
 		}()
 	}
 	time.Sleep(500 * time.Millisecond)
-	p.daemon = startDaemon(t, upstream, data, p.daemon.addr, p.daemon.metrics, "--trusted-proxies", "127.0.0.1")
+	p.daemon.Start(t)
 	for range last {
 		if err := <-came; err != nil {
 			t.Errorf("after the restart: %v", err)
@@ -395,13 +394,13 @@ func TestNginxTimeouts(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	upstream := startRelay(t, simrelay.Config{Seed: 5, Loop: 100, Rate: 10})
-	d := startDaemon(t, upstream, filepath.Join(dir, "data"), freeAddr(t), freeAddr(t))
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 5, Loop: 100, Rate: 10})
+	d := testproc.Serve(t, binary(t), upstream, filepath.Join(dir, "data"), "--log-level", "warn")
 	cert, key, pool := certificate(t, dir)
-	port := portOf(freeAddr(t))
-	start(t, nginx(t, dir, d.addr, port, cert, key, "proxy_read_timeout 1h;", "proxy_read_timeout 2s;"))
+	port := testproc.Port(testproc.FreeAddr(t))
+	testproc.Start(t, nginx(t, dir, d.Addr, port, cert, key, "proxy_read_timeout 1h;", "proxy_read_timeout 2s;"))
 	p := &front{"localhost:" + port, pool, d}
-	eventually(t, "nginx answers", func() bool {
+	testproc.WaitFor(t, "nginx answers", func() bool {
 		resp, err := p.client().Get("https://" + p.host + "/xrpc/_health")
 		if err == nil {
 			resp.Body.Close()
@@ -409,7 +408,7 @@ func TestNginxTimeouts(t *testing.T) {
 		return err == nil
 	})
 	ws := p.dial(t, p.dialer("", 0), "/subscribe?wantedDids=did:plc:nobody")
-	ws.SetReadDeadline(time.Now().Add(patience))
+	ws.SetReadDeadline(time.Now().Add(testproc.Patience))
 	begin := time.Now()
 	_, _, err := ws.ReadMessage()
 	if timeout, ok := errors.AsType[net.Error](err); err == nil || ok && timeout.Timeout() || time.Since(begin) > 4*stallTimeout {

@@ -18,6 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/simrelay"
+	"slipstream/pkg/testproc"
 )
 
 // maxExposure is what systemd-analyze security may say of the unit, times ten; 0 is best, 10 is
@@ -86,12 +87,12 @@ func startSystemd(t *testing.T, dropIn, settings string) *manager {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Env = append(os.Environ(), "DIR="+dir, "BINARY="+binary(t), "GROUP="+group)
 	t.Cleanup(func() { removeCgroups(group) })
-	p := start(t, cmd)
+	p := testproc.Start(t, cmd)
 	m := &manager{t: t}
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(testproc.Patience); ; time.Sleep(50 * time.Millisecond) {
 		select {
-		case <-p.done:
-			t.Skipf("systemd cannot run here: %v\n%s", p.err, p.out.String())
+		case <-p.Done:
+			t.Skipf("systemd cannot run here: %v\n%s", p.Err, p.Output)
 		default:
 		}
 		out, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
@@ -99,7 +100,7 @@ func startSystemd(t *testing.T, dropIn, settings string) *manager {
 			return m
 		}
 		if time.Now().After(deadline) {
-			t.Skipf("systemd does not come up here:\n%s", p.out.String())
+			t.Skipf("systemd does not come up here:\n%s", p.Output)
 		}
 	}
 }
@@ -154,8 +155,8 @@ var nsPID = regexp.MustCompile(`(?m)^NSpid:\t(\d+)\t(\d+)$`)
 // so, is started again when it is killed and when it hangs, and an upgrade costs consumers
 // nothing.
 func TestUnitRuns(t *testing.T) {
-	upstream := startRelay(t, simrelay.Config{Seed: 7, Loop: 1000, Rate: 300, WallClock: true})
-	addr, metrics := privilegedAddr(t), freeAddr(t)
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 7, Loop: 1000, Rate: 300, WallClock: true})
+	addr, metrics := privilegedAddr(t), testproc.FreeAddr(t)
 	m := startSystemd(t, "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\nStandardOutput=append:/run/log\nStandardError=append:/run/log\n", readmeSettings(t)+fmt.Sprintf(
 		"SLIPSTREAM_UPSTREAM_URL=%s\nSLIPSTREAM_UPSTREAM_CURSOR=0\nSLIPSTREAM_LISTEN_ADDR=%s\nSLIPSTREAM_METRICS_LISTEN_ADDR=%s\nSLIPSTREAM_LEGACY_DICTIONARY=off\n",
 		upstream, addr, metrics))
@@ -167,8 +168,8 @@ func TestUnitRuns(t *testing.T) {
 	}()
 	active := func(restarts string) {
 		t.Helper()
-		eventually(t, "the unit is active", func() bool {
-			return m.property("ActiveState") == "active" && m.property("NRestarts") == restarts && answers("http://"+addr+"/xrpc/_health")
+		testproc.WaitFor(t, "the unit is active", func() bool {
+			return m.property("ActiveState") == "active" && m.property("NRestarts") == restarts && testproc.Answers("http://"+addr+"/xrpc/_health")
 		})
 	}
 	active("0")
@@ -266,7 +267,7 @@ func privilegedAddr(t *testing.T) string {
 			return l.Addr().String()
 		}
 	}
-	return freeAddr(t)
+	return testproc.FreeAddr(t)
 }
 
 // consumer reads a v1 stream over connections that come and go. Against what it received last it
@@ -283,7 +284,7 @@ type consumer struct {
 func (c *consumer) connect() {
 	c.t.Helper()
 	var ws *websocket.Conn
-	eventually(c.t, "a consumer is let in", func() bool {
+	testproc.WaitFor(c.t, "a consumer is let in", func() bool {
 		var err error
 		ws, _, err = websocket.DefaultDialer.Dial(fmt.Sprintf("%scursor=%d", c.url, c.last), nil)
 		return err == nil
@@ -294,7 +295,7 @@ func (c *consumer) connect() {
 
 func (c *consumer) one(first bool) error {
 	c.t.Helper()
-	c.ws.SetReadDeadline(time.Now().Add(patience))
+	c.ws.SetReadDeadline(time.Now().Add(testproc.Patience))
 	_, message, err := c.ws.ReadMessage()
 	if err != nil {
 		return err
@@ -328,7 +329,7 @@ func (c *consumer) read(n int) {
 func (c *consumer) readUntilClosed() *websocket.CloseError {
 	c.t.Helper()
 	for begin := time.Now(); ; {
-		if time.Since(begin) > patience {
+		if time.Since(begin) > testproc.Patience {
 			c.t.Fatal("the connection does not end")
 		}
 		if err := c.one(false); err != nil {

@@ -5,7 +5,6 @@
 package acme
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -23,8 +22,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slipstream/pkg/testproc"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -38,32 +38,19 @@ const domain = "relay.slipstream.example"
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := strconv.Atoi(testproc.Port(testproc.FreeAddr(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
-// start runs a program until the test ends. What it said is shown when the test fails.
-func start(t *testing.T, env []string, program string, args ...string) *exec.Cmd {
+// start runs a program until the test ends.
+func start(t *testing.T, env []string, program string, args ...string) *testproc.Process {
 	t.Helper()
-	var said bytes.Buffer
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), env...)
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s said:\n%s", filepath.Base(program), said.String())
-		}
-	})
-	return cmd
+	return testproc.Start(t, cmd)
 }
 
 // install builds a program of pebble's.
@@ -160,10 +147,7 @@ func asLetsEncrypt(t *testing.T, acmePort int, trusting http.RoundTripper, certF
 // keeps it in the data dir, and has it at once after a restart.
 func TestDomain(t *testing.T) {
 	dir := t.TempDir()
-	slipstream := filepath.Join(dir, "slipstream")
-	if out, err := exec.Command("go", "build", "-o", slipstream, "slipstream/cmd/slipstream").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	slipstream := testproc.Build(t, "slipstream", "")
 	ca, dns := install(t, "pebble"), install(t, "pebble-challtestsrv")
 	acmePort, managePort, dnsPort, port := freePort(t), freePort(t), freePort(t), freePort(t)
 	certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key")
@@ -190,7 +174,7 @@ func TestDomain(t *testing.T) {
 	}
 
 	data := filepath.Join(dir, "data")
-	serve := func(directory string) *exec.Cmd {
+	serve := func(directory string) *testproc.Process {
 		return start(t, []string{"SSL_CERT_FILE=" + certFile}, slipstream, "serve", "--tls-domain", domain, "--acme-directory", directory,
 			"--listen-addr", fmt.Sprintf("127.0.0.1:%d", port), "--metrics-listen-addr", "127.0.0.1:0", "--data-dir", data,
 			"--upstream-url", "ws://127.0.0.1:1", "--legacy-dictionary", "off", "--log-level", "warn")
@@ -221,8 +205,7 @@ func TestDomain(t *testing.T) {
 	if info, err := os.Stat(kept[0]); err != nil || info.Mode().Perm()&0o077 != 0 {
 		t.Errorf("others can read %s", strings.TrimPrefix(kept[0], data))
 	}
-	first.Process.Signal(syscall.SIGTERM)
-	first.Wait()
+	first.End(t)
 	serve("https://127.0.0.1:1/") // where nobody is
 	connect()
 }

@@ -13,6 +13,7 @@ import (
 	"image/color"
 	"image/png"
 	"slices"
+	"slipstream/pkg/testproc"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,16 +25,11 @@ import (
 // parts go on from each other, and what is received is always compared from the start.
 func TestPDS(t *testing.T) {
 	modules := install(t)
-	u := &upstream{modules: modules, dir: t.TempDir(), plc: freeAddr(t), addr: freeAddr(t)}
-	d := &daemon{binary: build(t), upstream: "ws://" + u.addr, dir: t.TempDir(), addr: freeAddr(t), admin: freeAddr(t)}
-	t.Cleanup(func() {
-		u.kill()
-		d.kill()
-	})
+	u := &upstream{modules: modules, dir: t.TempDir(), plc: testproc.FreeAddr(t), addr: testproc.FreeAddr(t), life: t}
 	u.start(t)
-	d.start(t)
+	d := &daemon{testproc.Serve(t, testproc.Build(t, "slipstream", ""), "ws://"+u.addr, t.TempDir())}
 	d.waitReady(t)
-	w := &world{pds: u, witnesses: witnesses(t, d.addr)}
+	w := &world{pds: u, witnesses: witnesses(t, d.Addr)}
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -68,11 +64,11 @@ func TestPDS(t *testing.T) {
 	}
 	for _, s := range steps {
 		if !t.Run(s.name, s.f) {
-			t.Fatalf("the PDS said:\n%s\nthe daemon said:\n%s", u.output, d.output)
+			t.Fatalf("the PDS said:\n%s\nthe daemon said:\n%s", u.Output, d.Output)
 		}
 	}
-	d.end(t, syscall.SIGTERM)
-	u.end(t, syscall.SIGTERM)
+	d.End(t)
+	u.End(t)
 	count := map[string]int{}
 	for _, e := range w.want {
 		count[strings.TrimSpace(e.kind+" "+e.operation)]++
@@ -223,19 +219,19 @@ func idle(t *testing.T, w *world, d *daemon, alice *account) {
 	if testing.Short() {
 		t.Skipf("takes %s", idleTime)
 	}
-	before, said := d.metrics(t), d.output.String()
+	before, said := d.Metrics(t), d.Output.String()
 	for end := time.Now().Add(idleTime); time.Now().Before(end); time.Sleep(time.Second) {
 		if problem := d.notReady(); problem != "" {
 			t.Fatalf("/readyz: %s", problem)
 		}
 	}
-	after := d.metrics(t)
+	after := d.Metrics(t)
 	for _, name := range []string{"slipstream_upstream_reconnects_total", "slipstream_upstream_frames_total"} {
 		if b, ok := before[name]; !ok || after[name] != b {
 			t.Errorf("%s went from %v to %v", name, b, after[name])
 		}
 	}
-	if more := strings.TrimPrefix(d.output.String(), said); more != "" {
+	if more := strings.TrimPrefix(d.Output.String(), said); more != "" {
 		t.Errorf("the log of an idle daemon went on with:\n%s", more)
 	}
 	w.create(t, alice, "app.bsky.feed.post", "", post("静かだった"))
@@ -256,10 +252,13 @@ func pdsRestarts(t *testing.T, w *world, d *daemon, alice *account) {
 	for i, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		w.create(t, alice, "app.bsky.feed.post", "", post(fmt.Sprintf("%d: last one before", i)))
 		begin := time.Now()
-		w.pds.end(t, signal)
+		w.pds.Signal(t, signal)
+		if err := w.pds.Wait(t); err != nil && signal == syscall.SIGTERM {
+			t.Errorf("the PDS's end: %v", err)
+		}
 		eventually(t, 10*time.Second, func() string {
-			if strings.Count(d.output.String(), disconnected) != i+1 {
-				return fmt.Sprintf("%d lines of %q in\n%s", i+1, disconnected, d.output)
+			if strings.Count(d.Output.String(), disconnected) != i+1 {
+				return fmt.Sprintf("%d lines of %q in\n%s", i+1, disconnected, d.Output)
 			}
 			return ""
 		})
@@ -276,7 +275,7 @@ func pdsRestarts(t *testing.T, w *world, d *daemon, alice *account) {
 		t.Logf("%v, start and all events: %s", signal, time.Since(begin).Round(time.Millisecond))
 	}
 	noAlarm(t, d, disconnected)
-	if n := d.metrics(t)["slipstream_upstream_reconnects_total"]; n < 2 {
+	if n := d.Metrics(t)["slipstream_upstream_reconnects_total"]; n < 2 {
 		t.Errorf("%v reconnects", n)
 	}
 }
@@ -287,14 +286,16 @@ func daemonRestarts(t *testing.T, w *world, d *daemon, alice *account) {
 	for i := range 60 {
 		switch i {
 		case 10:
-			d.signal(t, syscall.SIGTERM)
+			d.Signal(t, syscall.SIGTERM)
 		case 20:
-			d.wait(t, syscall.SIGTERM)
+			if err := d.Wait(t); err != nil {
+				t.Errorf("the daemon's end: %v", err)
+			}
 		case 30, 50:
-			d.start(t)
+			d.Start(t)
 		case 40:
 			d.waitReady(t)
-			d.end(t, syscall.SIGKILL)
+			d.Kill(t)
 		}
 		w.create(t, alice, "app.bsky.feed.post", "", post(fmt.Sprintf("%d本目", i)))
 	}
@@ -318,14 +319,14 @@ func accountDeleted(t *testing.T, w *world, d *daemon, alice *account) {
 	w.settle(t)
 	noAlarm(t, d)
 
-	d.end(t, syscall.SIGTERM)
+	d.End(t)
 	seen := len(w.want)
 	erin := w.createAccount(t, "erin")
 	w.create(t, erin, "app.bsky.feed.post", "", post("誰も見ていない"))
 	w.admin(t, "com.atproto.admin.deleteAccount", object{"did": erin.did})
 	w.want = append(w.want[:seen], event{kind: "account", did: erin.did, status: "deleted"})
 	w.create(t, alice, "app.bsky.feed.post", "", post("また一人"))
-	d.start(t)
+	d.Start(t)
 	d.waitReady(t)
 	w.settle(t)
 	t.Logf("what the daemon says of it: %q", d.alarms(t))
@@ -333,13 +334,13 @@ func accountDeleted(t *testing.T, w *world, d *daemon, alice *account) {
 
 // A PDS keeps its events for a day. Where nothing has happened for longer, nothing is missing.
 func idleForDays(t *testing.T, w *world, d *daemon, alice *account) {
-	reconnects := func() float64 { return d.metrics(t)["slipstream_upstream_reconnects_total"] }
+	reconnects := func() float64 { return d.Metrics(t)["slipstream_upstream_reconnects_total"] }
 	before, alarms := reconnects(), d.alarms(t, disconnected)
-	w.pds.end(t, syscall.SIGTERM)
+	w.pds.End(t)
 	w.pds.kept = time.Second
 	w.pds.start(t)
 	eventually(t, time.Minute, func() string {
-		if d.metrics(t)["slipstream_upstream_connected"] != 1 || reconnects() == before {
+		if d.Metrics(t)["slipstream_upstream_connected"] != 1 || reconnects() == before {
 			return "the daemon does not connect again"
 		}
 		return ""
@@ -357,7 +358,7 @@ func idleForDays(t *testing.T, w *world, d *daemon, alice *account) {
 // package dagcbor says; whatever else is odd arrives.
 func oddRecords(t *testing.T, w *world, d *daemon, alice *account) {
 	const link = "bafyreigeljriqb37rbvcwfezx4npxn3huqvq3n5w63oc62kqpvn7s4r77m"
-	before, dropped := d.metrics(t), map[string]float64{}
+	before, dropped := d.Metrics(t), map[string]float64{}
 	for _, c := range []struct{ record, reason string }{
 		{`{"a": 1, "a": 2}`, ""},
 		{`{"a": -0, "b": 1e3}`, ""},
@@ -386,7 +387,7 @@ func oddRecords(t *testing.T, w *world, d *daemon, alice *account) {
 	}
 	w.create(t, alice, "app.bsky.feed.post", "", post("それだけ"))
 	w.settle(t)
-	after := d.metrics(t)
+	after := d.Metrics(t)
 	for name, v := range after {
 		if strings.HasPrefix(name, "slipstream_ops_dropped_total") && v-before[name] != dropped[name] {
 			t.Errorf("%s went from %v to %v, want %v more", name, before[name], v, dropped[name])

@@ -3,105 +3,20 @@
 package pds
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
+	"slipstream/pkg/testproc"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
-
-// process is a program that is ended and started again.
-type process struct {
-	cmd    *exec.Cmd
-	stdin  io.Closer // its end, should the test be killed, is that of the PDS
-	output *lockedBuffer
-	done   chan struct{} // closed at its end
-	err    error         // its exit error, once done is closed
-}
-
-// lockedBuffer can be read while the process still writes to it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func startProcess(t testing.TB, cmd *exec.Cmd) *process {
-	t.Helper()
-	p := &process{cmd: cmd, output: &lockedBuffer{}, done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p.output, p.output
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.stdin = stdin
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		p.err = cmd.Wait()
-		close(p.done)
-	}()
-	return p
-}
-
-// kill ends it if it still runs. It is for the end of the test.
-func (p *process) kill() {
-	if p != nil {
-		p.cmd.Process.Kill()
-		<-p.done
-	}
-}
-
-func (p *process) signal(t testing.TB, s syscall.Signal) {
-	t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		t.Fatalf("%v: %v; the process said:\n%s", s, err, p.output)
-	}
-}
-
-// wait waits for the end after a signal; after SIGTERM the exit status has to be 0.
-func (p *process) wait(t testing.TB, s syscall.Signal) {
-	t.Helper()
-	select {
-	case <-p.done:
-		if p.err != nil && s == syscall.SIGTERM {
-			t.Fatalf("%v: %v; the process said:\n%s", s, p.err, p.output)
-		}
-	case <-time.After(30 * time.Second):
-		t.Fatalf("%v: the process does not end; it said:\n%s", s, p.output)
-	}
-}
-
-func (p *process) end(t testing.TB, s syscall.Signal) {
-	t.Helper()
-	p.signal(t, s)
-	p.wait(t, s)
-}
 
 // eventually waits until f returns "", and fails with what it returned last.
 func eventually(t testing.TB, within time.Duration, f func() string) {
@@ -117,44 +32,35 @@ func eventually(t testing.TB, within time.Duration, f func() string) {
 	}
 }
 
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-func portOf(addr string) string {
-	_, port, _ := net.SplitHostPort(addr)
-	return port
-}
-
 // upstream is a PDS and its directory.
 type upstream struct {
 	modules, dir string
 	plc, addr    string        // host:port
 	kept         time.Duration // how long it keeps events; 0: as long as it is used to
 	password     string        // of the admin
-	*process
+	life         testing.TB    // the test that it lasts for, of which others are parts
+	stdin        io.Closer     // its end, should the test be killed, is that of the PDS
+	*testproc.Process
 }
 
 func (u *upstream) start(t testing.TB) {
 	t.Helper()
-	args := []string{"pds.js", portOf(u.plc), portOf(u.addr), u.dir}
+	args := []string{"pds.js", testproc.Port(u.plc), testproc.Port(u.addr), u.dir}
 	if u.kept != 0 {
 		args = append(args, strconv.FormatInt(u.kept.Milliseconds(), 10))
 	}
 	cmd := exec.Command("node", args...)
 	cmd.Env = append(os.Environ(), "NODE_PATH="+u.modules)
-	u.process = startProcess(t, cmd)
+	var err error
+	if u.stdin, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	u.Process = testproc.Start(u.life, cmd)
 	eventually(t, time.Minute, func() string {
 		var ready struct{ PDS, AdminPassword string }
-		line, _, _ := strings.Cut(u.output.String(), "\n")
+		line, _, _ := strings.Cut(u.Output.String(), "\n")
 		if err := json.Unmarshal([]byte(line), &ready); err != nil {
-			return fmt.Sprintf("the PDS is not ready; it said:\n%s", u.output)
+			return fmt.Sprintf("the PDS is not ready; it said:\n%s", u.Output)
 		}
 		u.password = ready.AdminPassword
 		return ""
@@ -162,37 +68,16 @@ func (u *upstream) start(t testing.TB) {
 }
 
 // daemon is Slipstream with the PDS as its upstream.
-type daemon struct {
-	binary, upstream, dir string
-	addr, admin           string // host:port
-	*process
-}
-
-// build builds the program.
-func build(t testing.TB) (binary string) {
-	t.Helper()
-	binary = filepath.Join(t.TempDir(), "slipstream")
-	if out, err := exec.Command("go", "build", "-o", binary, "slipstream/cmd/slipstream").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return binary
-}
-
-// start does not wait until it is ready.
-func (d *daemon) start(t testing.TB) {
-	t.Helper()
-	d.process = startProcess(t, exec.Command(d.binary, "serve", "--upstream-url", d.upstream, "--upstream-cursor", "0",
-		"--data-dir", d.dir, "--listen-addr", d.addr, "--metrics-listen-addr", d.admin, "--legacy-dictionary", "off"))
-}
+type daemon struct{ *testproc.Daemon }
 
 func (d *daemon) waitReady(t testing.TB) {
 	t.Helper()
 	eventually(t, 30*time.Second, func() string {
 		if problem := d.notReady(); problem != "" {
-			return fmt.Sprintf("/readyz: %s; the daemon said:\n%s", problem, d.output)
+			return fmt.Sprintf("/readyz: %s; the daemon said:\n%s", problem, d.Output)
 		}
-		if d.metrics(t)["slipstream_upstream_connected"] != 1 {
-			return fmt.Sprintf("not connected to the PDS; the daemon said:\n%s", d.output)
+		if d.Metrics(t)["slipstream_upstream_connected"] != 1 {
+			return fmt.Sprintf("not connected to the PDS; the daemon said:\n%s", d.Output)
 		}
 		return ""
 	})
@@ -200,7 +85,7 @@ func (d *daemon) waitReady(t testing.TB) {
 
 // notReady returns what /readyz has to say, or "".
 func (d *daemon) notReady() string {
-	resp, err := http.Get("http://" + d.admin + "/readyz")
+	resp, err := http.Get("http://" + d.Admin + "/readyz")
 	if err != nil {
 		return err.Error()
 	}
@@ -212,24 +97,6 @@ func (d *daemon) notReady() string {
 	return ""
 }
 
-// metrics returns every metric, the labels in its name.
-func (d *daemon) metrics(t testing.TB) map[string]float64 {
-	t.Helper()
-	resp, err := http.Get("http://" + d.admin + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	values := map[string]float64{}
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		name, value, ok := strings.Cut(lines.Text(), " ")
-		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
-			values[name] = v
-		}
-	}
-	return values
-}
-
 // withoutLegacy is in a line that --legacy-dictionary off brings with it.
 const withoutLegacy = "Bluesky's dictionary"
 
@@ -238,12 +105,12 @@ const withoutLegacy = "Bluesky's dictionary"
 func (d *daemon) alarms(t testing.TB, expected ...string) (all []string) {
 	t.Helper()
 	expected = append(expected, " level=INFO ", withoutLegacy)
-	for line := range strings.Lines(d.output.String()) {
+	for line := range strings.Lines(d.Output.String()) {
 		if !slices.ContainsFunc(expected, func(s string) bool { return strings.Contains(line, s) }) {
 			all = append(all, strings.TrimSpace(line))
 		}
 	}
-	metrics := d.metrics(t)
+	metrics := d.Metrics(t)
 	for _, name := range slices.Sorted(maps.Keys(metrics)) {
 		base, _, _ := strings.Cut(name, "{")
 		switch base {

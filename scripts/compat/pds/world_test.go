@@ -59,7 +59,7 @@ func (w *world) request(t testing.TB, method, auth, contentType string, body io.
 	}
 	resp, err := client.Do(r)
 	if err != nil {
-		t.Fatalf("%s: %v; the PDS said:\n%s", method, err, w.pds.output)
+		t.Fatalf("%s: %v; the PDS said:\n%s", method, err, w.pds.Output)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)

@@ -163,7 +163,7 @@ func TestGrown(t *testing.T) {
 		}, ""},
 		{"it warms up", func(i int, l *look, disk *int64) { l.rss, *disk = 60+30*min(float64(i), 1), 70e6+20e6*min(int64(i), 1) }, ""},
 		{"goroutines", func(i int, l *look, _ *int64) { l.goroutines += float64(i) }, "goroutines have grown"},
-		{"descriptors", func(i int, l *look, _ *int64) { l.descriptors += float64(i) }, "descriptors have grown"},
+		{"descriptors", func(i int, l *look, _ *int64) { l.descriptors += 2 * float64(i) }, "descriptors have grown"},
 		{"heap", func(i int, l *look, _ *int64) { l.heap += float64(i) }, "MB of heap have grown"},
 		{"memory", func(i int, l *look, _ *int64) { l.rss += 3 * float64(i) }, "MB resident have grown"},
 		{"disk", func(i int, _ *look, disk *int64) { *disk += 10e6 * int64(i) }, "the data dir has grown"},

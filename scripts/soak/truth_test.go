@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -274,7 +275,7 @@ func (f *filter) wants(w wire, e *entry) bool {
 	if len(f.dids) > 0 && !f.dids[e.did] || w == v1 && e.kind == "sync" {
 		return false
 	}
-	if len(f.kinds) > 0 && !contains(f.kinds, e.kind) {
+	if len(f.kinds) > 0 && !slices.Contains(f.kinds, e.kind) {
 		return false
 	}
 	if e.kind != "commit" || len(f.collections) == 0 {
@@ -283,15 +284,6 @@ func (f *filter) wants(w wire, e *entry) bool {
 	for _, c := range f.collections {
 		prefix, isPrefix := strings.CutSuffix(c, "*")
 		if e.collection == c || isPrefix && strings.HasPrefix(e.collection, prefix) {
-			return true
-		}
-	}
-	return false
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
 			return true
 		}
 	}

@@ -18,8 +18,8 @@ import (
 
 // What a vps is measured with.
 const (
-	vpsRate    = 1000 // events per second
-	replayOver = 15 * time.Second
+	vpsRate     = 1000 // events per second
+	replayEvery = 15 * time.Second
 )
 
 // A vpsBench is a daemon on a small machine and everybody who uses it.
@@ -70,7 +70,7 @@ func (v *vpsBench) recruit(ctx context.Context) (back, stay, slow []spec, err er
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	all, err := bots(ctx, v.bench, v.few(260))
+	all, err := bots(ctx, v.bench, v.few(259))
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -95,16 +95,38 @@ func (v *vpsBench) recruit(ctx context.Context) (back, stay, slow []spec, err er
 		names := botCollections[i%len(botCollections)].names
 		plain(1, spec{v2: true, query: "collections=" + names[i%len(names)]})
 	}
-	for _, s := range all[:v.few(200)] {
+	for _, s := range all[:v.few(199)] {
 		plain(1, s)
 	}
-	for _, s := range all[v.few(200):] {
+	for _, s := range all[v.few(199):] {
 		packed(1, spec{query: s.query + "&compress=true"})
 	}
 	for _, pace := range []float64{4, 50, 300} {
 		slow = append(slow, slices.Repeat([]spec{{track: true, cursor: v.since, since: true, paced: true, pace: pace}}, 3)...)
 	}
 	return back, stay, slow, nil
+}
+
+// gather connects everybody. They stay until leave is called.
+func (v *vpsBench) gather(ctx context.Context, back, stay, slow []spec) (leave func(), err error) {
+	leave = func() {
+		for _, c := range []consumers{v.back, v.stay, v.slow, v.timed} {
+			if c.leave != nil {
+				c.leave()
+			}
+		}
+	}
+	if v.back, _, err = v.connect(ctx, swarmConfig{rate: calm.rate, pause: calm.pause, resume: true}, back); err != nil {
+		return leave, err
+	}
+	if v.stay, _, err = v.connect(ctx, calm, stay); err != nil {
+		return leave, err
+	}
+	if v.slow, _, err = v.connect(ctx, swarmConfig{rate: calm.rate, pause: calm.pause, resume: true}, slow); err != nil {
+		return leave, err
+	}
+	v.timed, v.late, err = v.reference(ctx, spec{track: true, cursor: v.since, since: true})
+	return leave, err
 }
 
 func (v *vpsBench) run(ctx context.Context, w io.Writer) error {
@@ -118,21 +140,11 @@ func (v *vpsBench) run(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for _, group := range []struct {
-		c      *consumers
-		resume bool
-		specs  []spec
-	}{{&v.back, true, back}, {&v.stay, false, stay}, {&v.slow, true, slow}} {
-		if *group.c, _, err = v.connect(ctx, swarmConfig{rate: calm.rate, pause: calm.pause, resume: group.resume}, group.specs); err != nil {
-			return err
-		}
-		defer func() { group.c.leave() }()
-	}
-	if v.timed, v.late, err = v.reference(ctx, spec{track: true, cursor: v.since, since: true}); err != nil {
+	leave, err := v.gather(ctx, back, stay, slow)
+	defer func() { leave() }()
+	if err != nil {
 		return err
 	}
-	defer v.timed.leave()
-
 	replaying, stop := context.WithCancel(ctx)
 	replayed := make(chan struct{})
 	go func() {
@@ -152,40 +164,59 @@ func (v *vpsBench) run(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	missing := v.late.missing()
-	last, err := v.look(ctx)
+	ended, dropped, err := v.lost(ctx)
 	if err != nil {
 		return err
 	}
-	ended := map[string]int{}
-	for _, c := range []consumers{v.back, v.stay, v.slow, v.timed} {
-		for why, n := range c.endings() {
-			ended[why] += n
+	onV2, whole := 0, 1
+	for _, s := range slices.Concat(back, stay) {
+		if s.v2 {
+			onV2++
+		}
+		if !strings.Contains(strings.ToLower(s.query), "collections=") {
+			whole++
 		}
 	}
-	if len(ended) > 0 || last.ended > 0 || last.dropped > 0 || last.gaps > 0 || missing > 0 {
-		v.fail(vpsName, "lost: connections ended: %s, by the daemon's own count %d; from the relay %d dropped, %d gaps, of %d commits nothing has come",
-			tally(ended), last.ended, last.dropped, last.gaps, missing)
-	}
-
+	n := len(specs) + 1 // who replays
 	line := func(what, format string, args ...any) {
 		fmt.Fprintf(w, "| %s | %s |\n", what, fmt.Sprintf(format, args...))
 	}
-	n := v.back.size() + v.stay.size() + v.slow.size() + 2
 	fmt.Fprintf(w, "| one small machine | |\n|---|---|\n")
 	line("the daemon is held to", "%s", v.cfg.held)
 	line("taken in", "%d events in %.0f s, %.0f/s", with.events, with.took.Seconds(), float64(with.events)/with.took.Seconds())
-	line("consumers", "%d: %d of everything (%d compressed), %d of v2, %d filtered, %d slow, one that replays everything every %.0f s", n,
-		v.few(60)*2+v.few(40)+v.few(20)+1, v.few(60)+v.few(20), v.few(40)+v.few(20)+v.few(50), v.few(260)+v.few(50), v.slow.size(), replayOver.Seconds())
+	line("consumers", "%d: %d of everything, %d filtered, %d slow, one that replays everything every %.0f s; of them %d compressed, %d on v2", n,
+		whole, n-whole-len(slow)-1, len(slow), replayEvery.Seconds(), len(stay), onV2)
 	line("deliveries", "%d, %.0f/s, and %d in %d replays, of which the longest took %.1f s", with.messages, float64(with.messages)/with.took.Seconds(), v.replayed, v.replays, v.longest.Seconds())
 	line("CPU", "%.1f %% of a core, %.2f µs/delivery with ingest; the machine was %.0f %% busy", with.percent(with.cpu),
 		float64(with.cpu.Nanoseconds())/1000/float64(max(with.messages+v.replayed, 1)), with.machine)
 	line("memory", "%.0f MB resident, %.0f at most", with.last.rss, with.last.peak)
 	line("disk", "%.0f bytes/event; %.0f MB in all for %d events, with a ballast of 67 MB", with.last.stored/float64(max(with.last.events, 1)), float64(disk)/1e6, with.last.events)
 	line("latency", "p50 %.1f ms, p99 %.1f ms, from the relay's sending", p50, p99)
-	line("dropped", "%d consumers, %d events of the relay's", len(ended), last.dropped+last.gaps+missing)
+	line("lost", "%d consumers, %d events of the relay's", ended, dropped)
 	line("exact", "%d of %d streams, each against a replay of the same", exact, n-1)
 	return v.restarts(ctx, specs, slow, line)
+}
+
+// lost returns how many connections have ended, and how much of what the relay sent did not come.
+// Neither should.
+func (v *vpsBench) lost(ctx context.Context) (ended, dropped int, err error) {
+	last, err := v.look(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	why := map[string]int{}
+	for _, c := range []consumers{v.back, v.stay, v.slow, v.timed} {
+		for reason, n := range c.endings() {
+			why[reason] += n
+			ended += n
+		}
+	}
+	missing := v.late.missing()
+	if ended = max(ended, last.ended); ended > 0 || last.dropped > 0 || last.gaps > 0 || missing > 0 {
+		v.fail(vpsName, "connections ended: %s, by the daemon's own count %d; of the relay's events %d dropped, %d gaps, of %d commits nothing has come",
+			tally(why), last.ended, last.dropped, last.gaps, missing)
+	}
+	return ended, last.dropped + last.gaps + missing, nil
 }
 
 // size returns the bytes of the data dir.
@@ -215,7 +246,7 @@ func (v *vpsBench) replay(ctx context.Context) {
 			v.longest = max(v.longest, time.Since(began))
 			v.mu.Unlock()
 		}
-		sleep(ctx, replayOver-time.Since(began))
+		sleep(ctx, replayEvery-time.Since(began))
 	}
 }
 
@@ -338,11 +369,11 @@ func (v *vpsBench) restarts(ctx context.Context, specs, slow []spec, line func(w
 	}
 	var said []string
 	for _, r := range all {
-		silence, versions, err := v.restart(ctx, r.command)
+		silence, err := v.restart(ctx, r.command)
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
-		said = append(said, fmt.Sprintf("%s | %s: the longest silence of %d consumers of everything was %.2f s", r.name, versions, v.few(60)+v.few(40)+1, silence.Seconds()))
+		said = append(said, fmt.Sprintf("%s | the longest silence of %d consumers of everything: %.2f s", r.name, v.few(60)+v.few(40)+1, silence.Seconds()))
 	}
 	v.slow.hurry()
 	var tracked []spec
@@ -359,15 +390,15 @@ func (v *vpsBench) restarts(ctx context.Context, specs, slow []spec, line func(w
 		what, text, _ := strings.Cut(text, " | ")
 		line(what, "%s", text)
 	}
-	line("exact after both", "%d of %d that came back with their cursor", exact, v.back.size()+1)
+	line("exact after both", "%d of %d streams that came back with their cursor", exact, v.back.size()+1)
 	return nil
 }
 
 // restart ends the daemon, as a service manager does, with the command before that, and starts it.
-func (v *vpsBench) restart(ctx context.Context, command string) (silence time.Duration, versions string, err error) {
+func (v *vpsBench) restart(ctx context.Context, command string) (silence time.Duration, err error) {
 	before, err := v.look(ctx)
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	v.back.unheard()
 	v.timed.unheard()
@@ -375,26 +406,26 @@ func (v *vpsBench) restart(ctx context.Context, command string) (silence time.Du
 		cmd := exec.CommandContext(ctx, "sh", "-c", command)
 		cmd.Stderr = os.Stderr
 		if err := cmd.Run(); err != nil {
-			return 0, "", fmt.Errorf("--upgrade: %w", err)
+			return 0, fmt.Errorf("--upgrade: %w", err)
 		}
 	}
 	v.daemon.stop(syscall.SIGTERM)
 	if err := v.startDaemon(ctx); err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	n := int64(v.back.size())
 	if _, err := v.until(ctx, time.Minute, "all are back", func(sample) bool { return v.back.open.Load() == n && v.timed.open.Load() == 1 }); err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	if err := sleep(ctx, max(v.settle, time.Second)); err != nil { // they get events again
-		return 0, "", err
+		return 0, err
 	}
 	after, err := v.look(ctx)
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	if command != "" && after.version == before.version {
 		v.fail(vpsName, "upgrade: the version is %s as before", after.version)
 	}
-	return max(v.back.silence(), v.timed.silence()), before.version + " → " + after.version, nil
+	return max(v.back.silence(), v.timed.silence()), nil
 }

@@ -415,7 +415,7 @@ func (v *vpsBench) restart(ctx context.Context, command string) (silence time.Du
 	}
 	n := int64(v.back.size())
 	if _, err := v.until(ctx, time.Minute, "all are back", func(sample) bool { return v.back.open.Load() == n && v.timed.open.Load() == 1 }); err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%w; ended: %s; inexact: %s", err, tally(v.back.endings()), strings.Join(v.back.inexact(), ", "))
 	}
 	if err := sleep(ctx, max(v.settle, time.Second)); err != nil { // they get events again
 		return 0, err

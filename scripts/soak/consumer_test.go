@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -133,11 +134,15 @@ func (c *consumer) connect(ctx context.Context, addr string, resumed bool) (*web
 // narrow dials with a small receive buffer, so that it is the server that has to wait and not the
 // kernel that reads for the consumer.
 func narrow(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-	if err == nil {
-		err = conn.(*net.TCPConn).SetReadBuffer(8 << 10)
-	}
-	return conn, err
+	// Before the connection there is: a window that has been offered cannot be taken back, and a
+	// reset that falls into it is not believed.
+	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		if e := raw.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 8<<10) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	return d.DialContext(ctx, network, addr)
 }
 
 // session is one connection, until it ends or ctx does. The error is one of those above.

@@ -640,9 +640,11 @@ func (s *soak) doze(ctx context.Context) {
 		if pause(ctx, 2*stall) {
 			ws.SetReadDeadline(time.Now().Add(testproc.Patience))
 			n, err := io.Copy(io.Discard, io.LimitReader(ws.NetConn(), 4<<20))
-			if err == nil && n == 4<<20 || errors.Is(err, os.ErrDeadlineExceeded) {
-				s.fail("a consumer that has taken nothing for %s was not ended", 2*stall)
-			} else if serves(life) && s.life.Load() == life {
+			switch {
+			case !serves(life) || s.life.Load() != life:
+			case err == nil && n == 4<<20 || errors.Is(err, os.ErrDeadlineExceeded):
+				s.fail("a consumer that has taken nothing for %s was not ended, but sent %d bytes: %v", 2*stall, n, err)
+			default:
 				s.did.stalled.Add(1)
 			}
 		}

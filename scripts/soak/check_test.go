@@ -143,7 +143,17 @@ func TestChecker(t *testing.T) {
 	if err := check.fallen(time.Now()); err == nil {
 		t.Error("falling off a buffer that holds everything is not seen")
 	}
-	tr := make(time.Hour)
+	tr := make(time.Second)
+	tr.base, tr.entries = 5, tr.entries[5:]
+	check = &checker{truth: tr, pos: 2, us: at(2)}
+	check.connects(true)
+	if err := check.took(message(6, 6, 'a'), time.Now()); err != nil || check.skipped != 1 {
+		t.Errorf("a consumer that comes back when even the truth has forgotten where it was: %v, %d skipped", err, check.skipped)
+	}
+	if err := check.fallen(time.Now()); err != nil {
+		t.Error(err)
+	}
+	tr = make(time.Hour)
 	if err := tr.witness(at(10), v1, message(10, 10, 'a')); err == nil {
 		t.Error("an event that the relay has not sent is not seen")
 	}

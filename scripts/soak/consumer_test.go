@@ -86,9 +86,7 @@ func (c *consumer) target(addr string, resumed bool) string {
 	if resumed {
 		cursor := int64(0)
 		if c.check.pos >= 0 {
-			c.check.truth.mu.RLock()
-			cursor = c.check.truth.atLocked(c.check.pos).us
-			c.check.truth.mu.RUnlock()
+			cursor = c.check.us
 			if c.check.wire == v2 {
 				cursor -= int64(event.Epoch)
 			}

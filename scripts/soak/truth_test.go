@@ -302,6 +302,7 @@ type checker struct {
 	turned  bool    // that it is behind is possible, too
 	turns   int     // that events have shown
 	pos     int     // number of the newest event received; -1: none
+	us      int64   // its time_us
 	fresh   bool    // the next event is the connection's first
 	resumed bool    // which begins at a cursor: that of pos, or the buffer's start
 	count   int     // events, without those that came once more
@@ -343,12 +344,12 @@ func (c *checker) took(message []byte, now time.Time) error {
 		return c.firstLocked(i, now)
 	}
 	if i <= c.pos {
-		return fmt.Errorf("%d comes after %d", us, t.atLocked(c.pos).us)
+		return fmt.Errorf("%d comes after %d", us, c.us)
 	}
 	if err := c.nextLocked(i); err != nil {
 		return err
 	}
-	c.pos, c.count = i, c.count+1
+	c.pos, c.us, c.count = i, us, c.count+1
 	return nil
 }
 
@@ -361,7 +362,7 @@ func (c *checker) firstLocked(i int, now time.Time) error {
 	}
 	if c.resumed {
 		if i < c.pos {
-			return fmt.Errorf("resumed at %d, but %d comes first", t.atLocked(c.pos).us, t.atLocked(i).us)
+			return fmt.Errorf("resumed at %d, but %d comes first", c.us, t.atLocked(i).us)
 		}
 		limit := now.Add(-t.ttl).UnixMicro()
 		for j := max(c.pos, t.base); j < i; j++ {
@@ -380,7 +381,7 @@ func (c *checker) firstLocked(i int, now time.Time) error {
 			return nil // a cursor is inclusive
 		}
 	}
-	c.pos, c.count = i, c.count+1
+	c.pos, c.us, c.count = i, t.atLocked(i).us, c.count+1
 	return nil
 }
 

@@ -130,8 +130,9 @@ func New(cfg Config) *Server {
 }
 
 // closeTimeout is how long consumers get at shutdown to take what is being written to
-// them and the close frame.
-const closeTimeout = 3 * time.Second
+// them and the close frame. Those who have been told to come again find the door closed as
+// long as one who does not read is waited for; who is cut off loses no more than the reason.
+const closeTimeout = time.Second
 
 // Run brings the subscribers what is new and looks after them until ctx ends, then ends
 // them all with a close frame and returns when they are gone.

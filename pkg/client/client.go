@@ -112,7 +112,7 @@ func New(cfg Config) (*Client, error) {
 	setDefault(&f.MaxSize, server.filter.MaxSize)
 	setDefault(&cfg.Cursor, server.cursor)
 	server.zstd = server.zstd || cfg.Compress
-	if err := f.check(); err != nil {
+	if err := f.check(server.wire); err != nil {
 		return nil, err
 	}
 	if cfg.Cursor < Oldest {
@@ -190,7 +190,7 @@ func (c *Client) Flush(ctx context.Context) error {
 // the v2 wire, which knows no such thing, the client connects again where it is. Events that are on
 // their way still obey the old one.
 func (c *Client) SetFilter(f Filter) error {
-	if err := f.check(); err != nil {
+	if err := f.check(c.server.wire); err != nil {
 		return err
 	}
 	c.mu.Lock()

@@ -47,7 +47,7 @@ type Filter struct {
 	MaxSize int
 }
 
-func (f *Filter) check() error {
+func (f *Filter) check(wire Wire) error {
 	switch {
 	case len(f.Collections) > maxCollections:
 		return fmt.Errorf("%d collections: at most %d are allowed", len(f.Collections), maxCollections)
@@ -56,10 +56,17 @@ func (f *Filter) check() error {
 	case f.MaxSize < 0:
 		return fmt.Errorf("a largest size of %d bytes: use 0 for no limit", f.MaxSize)
 	}
+	others := 0
 	for _, k := range f.Kinds {
+		if k != KindSync {
+			others++
+		}
 		if !slices.Contains([]Kind{KindCommit, KindIdentity, KindAccount, KindSync}, k) {
 			return fmt.Errorf("kind %q: use commit, identity, account or sync", k)
 		}
+	}
+	if wire == V1 && len(f.Kinds) > 0 && others == 0 {
+		return errors.New("kind sync: such events come on the v2 wire only")
 	}
 	return nil
 }

@@ -114,6 +114,12 @@ func manCommand() *cli.Command {
 		Category:     categoryProgram,
 		OnUsageError: usageError,
 		Action: func(_ context.Context, cmd *cli.Command) error {
+			// The library leaves the descriptions of commands out.
+			for _, c := range cmd.Root().Commands {
+				if c.Description != "" {
+					c.Usage += ".\n\n" + c.Description
+				}
+			}
 			page, err := docs.ToManWithSection(cmd.Root(), 1)
 			if err != nil {
 				return err

@@ -124,9 +124,12 @@ func tailAction(ctx context.Context, cmd *cli.Command) error {
 	}
 	err = tail(ctx, c, p, cmd.Int("count"))
 	var refused *client.RefusedError
+	var exit *exitError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &exit):
+		return exit
 	case errors.Is(err, client.ErrNoDictionary):
 		err = fmt.Errorf("%w; get it with \"slipstream dictionary fetch-legacy\", and name it once: --dictionary data/dictionaries/%d.zdict", err, client.LegacyDictionary)
 		return &exitError{err, exitRefused}

@@ -226,6 +226,9 @@ func (c *Client) Events(ctx context.Context) iter.Seq2[*Event, error] {
 	}
 }
 
+// outdated is how a v2 server begins its notice that a time cursor is older than its buffer.
+const outdated = "OutdatedCursor"
+
 // position is where a stream goes on.
 type position struct {
 	cursor Cursor // of the newest event that came; 0: live
@@ -292,7 +295,7 @@ func (c *Client) run(ctx context.Context, yield func(*Event, error) bool) (err e
 		case errors.Is(err, errFilter):
 			continue
 		case c.cfg.FromOldest && errors.Is(err, ErrCursorTooOld):
-			c.cfg.OnInfo("OutdatedCursor", err.Error())
+			c.cfg.OnInfo(outdated, err.Error())
 			at = position{cursor: Oldest}
 			continue
 		case isFinal(err) || c.cfg.Once:
@@ -422,6 +425,8 @@ func (c *Client) attempt(ctx context.Context, at *position, dictionaries *dictio
 			continue
 		case m.fatal:
 			return progress, fmt.Errorf("the server ends the stream: %s: %s", m.name, sentence([]byte(m.text)))
+		case m.event == nil && at.cursor == Oldest && m.name == outdated:
+			continue // that is what was asked for
 		case m.event == nil:
 			c.cfg.OnInfo(m.name, sentence([]byte(m.text)))
 			continue

@@ -30,7 +30,7 @@ func inspectCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "inspect",
 		Usage:        "show what a data dir holds, also beside a running daemon",
-		Category:     categoryData,
+		Category:     categoryStorage,
 		OnUsageError: usageError,
 		Flags: bufferFlags(
 			&cli.BoolFlag{Name: "json", Usage: "print one JSON object, with all collections"},

@@ -48,7 +48,7 @@ func main() {
 const (
 	categoryDaemon  = "Daemon"
 	categoryConsume = "Events"
-	categoryData    = "Storage"
+	categoryStorage = "Storage"
 	categoryProgram = "This program"
 )
 
@@ -73,7 +73,6 @@ func command() *cli.Command {
 			c.Hidden, c.Category = false, categoryProgram
 			c.Usage = "print a completion script for bash, zsh, fish or PowerShell"
 		},
-		Suggest: true,
 		Commands: []*cli.Command{
 			serveCommand(),
 			healthCommand(),
@@ -94,7 +93,8 @@ func command() *cli.Command {
 		},
 		Action: func(_ context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
-				return fmt.Errorf("there is no command %q; slipstream --help lists them", cmd.Args().First())
+				name := cmd.Args().First()
+				return fmt.Errorf("there is no command %q; do you mean %s? slipstream --help lists them", name, cli.SuggestCommand(cmd.Commands, name))
 			}
 			return cli.ShowRootCommandHelp(cmd)
 		},

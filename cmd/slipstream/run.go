@@ -104,11 +104,12 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		From: cfg.UpstreamCursor, Override: cfg.OverrideCursor, Filter: cfg.Filter, Logger: log, Registerer: registry,
 	})
 	files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
+	lobby := newLobby(files.lobby, registry, log)
 	server := subscribe.New(subscribe.Config{
 		Log: events, Dictionaries: known, Version: buildVersion(),
 		StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate,
 		MaxSubscribers: files.consumers, MaxSubscribersPerIP: cfg.MaxSubscribersPerIP,
-		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies,
+		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies, Streaming: lobby.streaming,
 		Logger: log, Registerer: registry,
 	})
 	report := status.New(status.Config{
@@ -136,7 +137,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	stopHTTP, httpDone := part(func(ctx context.Context) error {
 		defer copies.wait()
 		return serveHTTP(ctx, []site{
-			{public, publicHandler(server, report), newLobby(files.lobby, registry, log).state, encryption},
+			{public, publicHandler(server, report), lobby.state, encryption},
 			{admin, adminHandler(registry, relays, events, copies), nil, nil},
 		}, log)
 	})
@@ -289,6 +290,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 			MaxHeaderBytes:    2 << 20,
 			// Requests that last end with ctx, so that Shutdown need not wait for them.
 			BaseContext: func(net.Listener) context.Context { return ctx },
+			ConnContext: subscribe.ConnContext,
 			ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 			TLSConfig:   s.tls,
 		}

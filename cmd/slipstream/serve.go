@@ -72,6 +72,7 @@ func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "serve",
 		Usage:        "run the daemon: subscribe to a relay, serve consumers",
+		Category:     categoryDaemon,
 		OnUsageError: usageError,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "upstream-url", Value: []string{"wss://bsky.network"}, Sources: env("UPSTREAM_URL", "WS_URL"),

@@ -209,7 +209,7 @@ func TestResume(t *testing.T) {
 		send(event1(6), event1(7)),
 	)
 	cfg := quick(s)
-	cfg.Cursor = base
+	cfg.Cursor = base + 1 // which was not handed out before
 	told := 0
 	cfg.OnInfo = func(name, _ string) {
 		if name == "Malformed" {
@@ -222,7 +222,7 @@ func TestResume(t *testing.T) {
 		t.Errorf("got %d, %v, and was told %d times; want %d", got, err, told, want)
 	}
 	var asked []string
-	for _, n := range []int{0, 0, 0, 2, 3, 5, 5, 6} {
+	for _, n := range []int{1, 1, 1, 2, 3, 5, 5, 6} {
 		asked = append(asked, strconv.Itoa(base+n))
 	}
 	if got := s.asked("cursor"); !slices.Equal(got, asked) {
@@ -375,7 +375,7 @@ func TestSilence(t *testing.T) {
 
 // The end of the context and the end of the loop both end the connection, and neither is an error.
 func TestEnd(t *testing.T) {
-	for _, how := range []string{"context", "break"} {
+	for _, how := range []string{"context", "context, between events", "break"} {
 		t.Run(how, func(t *testing.T) {
 			ended := make(chan error, 1)
 			s := serveScript(t, talk(func(ws *websocket.Conn) {
@@ -386,7 +386,7 @@ func TestEnd(t *testing.T) {
 			c := newClient(t, quick(s))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			for e, err := range c.Events(ctx) {
+			for _, err := range c.Events(ctx) {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -398,8 +398,11 @@ func TestEnd(t *testing.T) {
 				if how == "break" {
 					break
 				}
-				_ = e
-				cancel()
+				if how == "context" {
+					cancel()
+				} else {
+					time.AfterFunc(50*time.Millisecond, cancel)
+				}
 			}
 			select {
 			case err := <-ended:

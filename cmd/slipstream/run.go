@@ -25,6 +25,8 @@ import (
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
 	"slipstream/pkg/ingest"
+	"slipstream/pkg/page"
+	"slipstream/pkg/status"
 	"slipstream/pkg/subscribe"
 )
 
@@ -102,12 +104,16 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		From: cfg.UpstreamCursor, Override: cfg.OverrideCursor, Filter: cfg.Filter, Logger: log, Registerer: registry,
 	})
 	files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
+	lobby := newLobby(files.lobby, registry, log)
 	server := subscribe.New(subscribe.Config{
 		Log: events, Dictionaries: known, Version: buildVersion(),
 		StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate,
 		MaxSubscribers: files.consumers, MaxSubscribersPerIP: cfg.MaxSubscribersPerIP,
-		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies,
+		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies, Streaming: lobby.streaming,
 		Logger: log, Registerer: registry,
+	})
+	report := status.New(status.Config{
+		Log: events, Dictionaries: known, Upstreams: relays, Ingester: ingester, Server: server, Version: buildVersion(),
 	})
 
 	// Each part has a context of its own, so that they can be ended one after the other.
@@ -127,10 +133,11 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	stopLog, logDone := part(events.Run)
 	stopServer, serverDone := part(server.Run)
+	stopReport, reportDone := part(report.Run)
 	stopHTTP, httpDone := part(func(ctx context.Context) error {
 		defer copies.wait()
 		return serveHTTP(ctx, []site{
-			{public, server.Handler(), newLobby(files.lobby, registry, log).state, encryption},
+			{public, publicHandler(server, report), lobby.state, encryption},
 			{admin, adminHandler(registry, relays, events, copies), nil, nil},
 		}, log)
 	})
@@ -160,7 +167,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		name string
 		stop func()
 		done chan struct{}
-	}{{"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"watchdog", stopWatch, watchDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
+	}{{"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"watchdog", stopWatch, watchDone}, {"http", stopHTTP, httpDone}, {"status", stopReport, reportDone}, {"event log", stopLog, logDone}} {
 		p.stop()
 		// A store that has failed may never let go of those who wait for it.
 		if isFailure(ctx) && p.name == "ingest" {
@@ -283,6 +290,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 			MaxHeaderBytes:    2 << 20,
 			// Requests that last end with ctx, so that Shutdown need not wait for them.
 			BaseContext: func(net.Listener) context.Context { return ctx },
+			ConnContext: subscribe.ConnContext,
 			ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 			TLSConfig:   s.tls,
 		}
@@ -311,6 +319,13 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 	}
 	group.Wait()
 	return failed
+}
+
+func publicHandler(server *subscribe.Server, report *status.Reporter) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", page.New(server.Handler()))
+	mux.Handle("GET /status", report)
+	return mux
 }
 
 func adminHandler(registry *prometheus.Registry, relays *firehose.Upstreams, events *eventlog.Log, copies *checkpoints) http.Handler {

@@ -2,6 +2,7 @@ package subscribe
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // ending says why the server ended a connection.
@@ -26,7 +27,8 @@ func (e ending) String() string {
 type metrics struct {
 	bytes, events prometheus.Counter
 	text          prometheus.Counter                 // bytes of the events' JSON
-	handshakes    [len(wireKinds)]prometheus.Counter // by wire
+	handshakes    [len(wireKinds)]prometheus.Counter // of websockets, by wire
+	streams       [sentEvents + 1]prometheus.Counter // without, by framing
 	rounds        prometheus.Histogram
 	refused       [refusals]prometheus.Counter
 	endings       [endings]prometheus.Counter
@@ -48,6 +50,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		Name: "slipstream_subscribes_total", Help: "Consumers that connected, by protocol.",
 	}, []string{"wire"})
 	m.handshakes = [...]prometheus.Counter{v1: handshakes.WithLabelValues("v1"), v2: handshakes.WithLabelValues("v2")}
+	m.streams = [...]prometheus.Counter{lines: handshakes.WithLabelValues("ndjson"), sentEvents: handshakes.WithLabelValues("sse")}
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "slipstream_subscribes_refused_total", Help: "Requests to subscribe that were refused, by reason.",
 	}, []string{"reason"})
@@ -79,3 +82,24 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 }
 
 func (m *metrics) ended(e ending) { m.endings[e].Inc() }
+
+// Sent is what consumers have been sent since the start, and how many there are.
+type Sent struct {
+	Consumers int
+	Events    uint64
+	Bytes     uint64 // written to sockets
+	JSON      uint64 // bytes that the events have as v1's JSON
+}
+
+// Sent returns what has been sent. It costs the same however many consumers there are.
+func (s *Server) Sent() Sent {
+	return Sent{s.count(), value(s.metrics.events), value(s.metrics.bytes), value(s.metrics.text)}
+}
+
+func value(c prometheus.Counter) uint64 {
+	var m dto.Metric
+	if c.Write(&m) != nil {
+		return 0
+	}
+	return uint64(m.GetCounter().GetValue())
+}

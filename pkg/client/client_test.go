@@ -550,3 +550,62 @@ func TestRecord(t *testing.T) {
 		t.Error("an identity event has a record")
 	}
 }
+
+// A small frame that is a large message is not unpacked.
+func TestLargeWhenDecompressed(t *testing.T) {
+	dictionary := dictionaries.Current()
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderDict(dictionary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := client.DictionaryID(dictionary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveScript(t, func(_ *testing.T, w http.ResponseWriter, r *http.Request) {
+		up := websocket.Upgrader{}
+		if ws, err := up.Upgrade(w, r, http.Header{"Zstd-Dictionary-Id": {fmt.Sprint(id)}}); err == nil {
+			defer ws.Close()
+			ws.WriteMessage(websocket.BinaryMessage, enc.EncodeAll([]byte(event1(1)), nil))
+			ws.WriteMessage(websocket.BinaryMessage, enc.EncodeAll([]byte(event1(2)+strings.Repeat(" ", 4<<20)), nil))
+			ws.ReadMessage()
+		}
+	})
+	cfg := quick(s)
+	cfg.Compress, cfg.Dictionaries, cfg.MaxMessage = true, [][]byte{dictionary}, 1<<20
+	got, err := run(t, cfg, 2)
+	if len(got) != 1 || err == nil || !strings.Contains(err.Error(), "larger than 1048576 bytes") {
+		t.Errorf("%d events, %v", len(got), err)
+	}
+	cfg.MaxMessage = 5 << 20
+	if got, err := run(t, cfg, 2); len(got) != 2 || err != nil {
+		t.Errorf("%d events, %v", len(got), err)
+	}
+}
+
+// By TLS, the stream and the dictionary.
+func TestTLS(t *testing.T) {
+	dictionary := dictionaries.Current()
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderDict(dictionary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "getZstdDictionary") {
+			w.Write(dictionary)
+			return
+		}
+		talk(func(ws *websocket.Conn) {
+			ws.WriteMessage(websocket.BinaryMessage, enc.EncodeAll([]byte(event2(1)), nil))
+		})(t, w, r)
+	}))
+	defer s.Close()
+	cfg := client.Config{URL: s.URL, Wire: client.V2, Compress: true, Once: true}
+	if _, err := run(t, cfg, 1); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a certificate of nobody's: %v", err)
+	}
+	cfg.TLS = s.Client().Transport.(*http.Transport).TLSClientConfig
+	if got, err := run(t, cfg, 1); err != nil || len(got) != 1 {
+		t.Errorf("%d events, %v", len(got), err)
+	}
+}

@@ -52,8 +52,6 @@ type printer struct {
 	shown  bool // the status line is on the screen
 }
 
-func terminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
-
 // newPrinter reads and checks the flags that say how to print.
 func newPrinter(cmd *cli.Command) (*printer, error) {
 	p := &printer{out: cmd.Root().Writer, err: cmd.Root().ErrWriter}

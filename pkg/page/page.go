@@ -113,7 +113,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Content-Security-Policy", policy)
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
-	header.Set("Cross-Origin-Opener-Policy", "same-origin")
 	header.Set("Content-Type", f.kind)
 	body, etag := f.contents, `"`+f.etag+`"`
 	if accepts(r.Header.Get("Accept-Encoding"), "gzip") {

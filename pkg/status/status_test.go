@@ -264,3 +264,35 @@ func BenchmarkCount(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAnswer is what a request costs, and BenchmarkTick what there is to do once a second,
+// with as many collections as are ever counted.
+func BenchmarkAnswer(b *testing.B) {
+	w := crowded(b)
+	req := httptest.NewRequest(http.MethodGet, "/status", nil)
+	for b.Loop() {
+		w.report.ServeHTTP(httptest.NewRecorder(), req)
+	}
+}
+
+func BenchmarkTick(b *testing.B) {
+	w := crowded(b)
+	for b.Loop() {
+		w.tick()
+		w.report.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/status?history", nil))
+	}
+}
+
+// crowded is a world with a history of many collections.
+func crowded(t testing.TB) *world {
+	w := newWorld(t, 0)
+	for range status.HistoryTicks * status.HistorySamples {
+		var names []string
+		for i := range status.MaxTracked {
+			names = append(names, fmt.Sprintf("org.example.of%d.name%d", i%7, i))
+		}
+		w.append(0, names...)
+		w.tick()
+	}
+	return w
+}

@@ -117,6 +117,8 @@ export async function launch() {
   };
 }
 
+let clipboard = Promise.resolve();
+
 // Page is the page of a server in a window of its own. Whatever its console calls an error, and
 // every request that goes elsewhere, is kept for check.
 export class Page {
@@ -177,9 +179,16 @@ export class Page {
     });
   }
 
-  async copied() {
-    await this.context.grantPermissions(["clipboard-read", "clipboard-write"]);
-    return this.page.evaluate(() => navigator.clipboard.readText());
+  // copied presses a button that copies, and returns what the clipboard then has. There is one
+  // clipboard for all.
+  copied(button) {
+    const result = clipboard.then(async () => {
+      await this.$(button).click();
+      await until("it is copied", async () => (await this.text(button)) === "Copied");
+      return this.page.evaluate(() => (navigator.clipboard ?? globalThis.clipboard).readText());
+    });
+    clipboard = result.catch(() => {});
+    return result;
   }
 
   // close ends the test of the page: nothing may have gone wrong but what is expected.

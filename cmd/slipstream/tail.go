@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
+	"golang.org/x/term"
 
 	"slipstream/pkg/client"
 )
@@ -255,5 +256,5 @@ func beginning(cmd *cli.Command) (client.Cursor, error) {
 // isTerminal reports whether w is one that shows colours and moves its cursor.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return ok && terminal(f) && os.Getenv("TERM") != "dumb"
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }

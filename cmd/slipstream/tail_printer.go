@@ -46,12 +46,11 @@ type printer struct {
 	mu     sync.Mutex // guards everything below
 	buf    []byte
 	last   *client.Event // the newest in buf or written
+	lag    time.Duration // how old it was when it came
 	timer  *time.Timer   // will flush
 	failed error
 	shown  bool // the status line is on the screen
 }
-
-func terminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
 // newPrinter reads and checks the flags that say how to print.
 func newPrinter(cmd *cli.Command) (*printer, error) {
@@ -222,7 +221,7 @@ func (p *printer) print(e *client.Event) error {
 	if err != nil {
 		return err
 	}
-	p.buf, p.last = b, e
+	p.buf, p.last, p.lag = b, e, max(time.Since(e.Time), 0)
 	if len(p.buf) >= flushBytes {
 		p.flushLocked()
 	} else if p.timer == nil {
@@ -283,13 +282,9 @@ func (p *printer) showStatus() {
 		case now := <-tick.C:
 			text := rate.update(p.client.Stats(), now)
 			p.mu.Lock()
-			lag := time.Duration(-1)
-			if p.last != nil {
-				lag = now.Sub(p.last.Time)
-			}
 			// On one screen with events that come as they happen, it would only be in the way.
-			if p.clearLocked(); lag > behind || !p.onScreen {
-				text += ", " + lagText(lag)
+			if p.clearLocked(); p.last == nil || p.lag > behind || !p.onScreen {
+				text += ", " + p.stateLocked()
 				io.WriteString(p.err, clearLine+runewidth.Truncate(text, widthOf(p.err)-1, "…"))
 				p.shown = true
 			}
@@ -320,12 +315,12 @@ func (r *rates) update(s client.Stats, now time.Time) string {
 	return text
 }
 
-func lagText(lag time.Duration) string {
+func (p *printer) stateLocked() string {
 	switch {
-	case lag < 0:
+	case p.last == nil:
 		return "nothing yet"
-	case lag <= behind:
+	case p.lag <= behind:
 		return "live"
 	}
-	return lag.Round(time.Second).String() + " behind"
+	return p.lag.Round(time.Second).String() + " behind"
 }

@@ -485,7 +485,7 @@ func TestTailTerminal(t *testing.T) {
 			if len(all) != len(messages) {
 				t.Fatalf("%d lines for %d events: %q", len(all), len(messages), all)
 			}
-			if !strings.Contains(all[0], "feed.post") || !strings.Contains(all[0], "+ ") || !strings.HasSuffix(all[0], "line 👩‍👩‍👧 z\u0301\u0301\u0301\u0301") {
+			if !strings.Contains(all[0], "feed.post") || !strings.Contains(all[0], "+ ") || !strings.HasSuffix(all[0], "mcdrow next line 👩‍👩‍👧 z\u0301\u0301\u0301\u0301") {
 				t.Errorf("the first line is %q", all[0])
 			}
 			if !strings.HasSuffix(all[1], "漢字…") && !strings.HasSuffix(all[1], "漢…") {

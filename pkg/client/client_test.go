@@ -209,7 +209,7 @@ func TestResume(t *testing.T) {
 		send(event1(6), event1(7)),
 	)
 	cfg := quick(s)
-	cfg.Cursor = base
+	cfg.Cursor = base + 1 // which was not handed out before
 	told := 0
 	cfg.OnInfo = func(name, _ string) {
 		if name == "Malformed" {
@@ -222,7 +222,7 @@ func TestResume(t *testing.T) {
 		t.Errorf("got %d, %v, and was told %d times; want %d", got, err, told, want)
 	}
 	var asked []string
-	for _, n := range []int{0, 0, 0, 2, 3, 5, 5, 6} {
+	for _, n := range []int{1, 1, 1, 2, 3, 5, 5, 6} {
 		asked = append(asked, strconv.Itoa(base+n))
 	}
 	if got := s.asked("cursor"); !slices.Equal(got, asked) {
@@ -375,7 +375,7 @@ func TestSilence(t *testing.T) {
 
 // The end of the context and the end of the loop both end the connection, and neither is an error.
 func TestEnd(t *testing.T) {
-	for _, how := range []string{"context", "break"} {
+	for _, how := range []string{"context", "context, between events", "break"} {
 		t.Run(how, func(t *testing.T) {
 			ended := make(chan error, 1)
 			s := serveScript(t, talk(func(ws *websocket.Conn) {
@@ -386,7 +386,7 @@ func TestEnd(t *testing.T) {
 			c := newClient(t, quick(s))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			for e, err := range c.Events(ctx) {
+			for _, err := range c.Events(ctx) {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -398,8 +398,11 @@ func TestEnd(t *testing.T) {
 				if how == "break" {
 					break
 				}
-				_ = e
-				cancel()
+				if how == "context" {
+					cancel()
+				} else {
+					time.AfterFunc(50*time.Millisecond, cancel)
+				}
 			}
 			select {
 			case err := <-ended:
@@ -545,5 +548,64 @@ func TestRecord(t *testing.T) {
 	}
 	if _, err := client.Record[bsky.FeedPost](&client.Event{}); err == nil {
 		t.Error("an identity event has a record")
+	}
+}
+
+// A small frame that is a large message is not unpacked.
+func TestLargeWhenDecompressed(t *testing.T) {
+	dictionary := dictionaries.Current()
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderDict(dictionary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := client.DictionaryID(dictionary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveScript(t, func(_ *testing.T, w http.ResponseWriter, r *http.Request) {
+		up := websocket.Upgrader{}
+		if ws, err := up.Upgrade(w, r, http.Header{"Zstd-Dictionary-Id": {fmt.Sprint(id)}}); err == nil {
+			defer ws.Close()
+			ws.WriteMessage(websocket.BinaryMessage, enc.EncodeAll([]byte(event1(1)), nil))
+			ws.WriteMessage(websocket.BinaryMessage, enc.EncodeAll([]byte(event1(2)+strings.Repeat(" ", 4<<20)), nil))
+			ws.ReadMessage()
+		}
+	})
+	cfg := quick(s)
+	cfg.Compress, cfg.Dictionaries, cfg.MaxMessage = true, [][]byte{dictionary}, 1<<20
+	got, err := run(t, cfg, 2)
+	if len(got) != 1 || err == nil || !strings.Contains(err.Error(), "larger than 1048576 bytes") {
+		t.Errorf("%d events, %v", len(got), err)
+	}
+	cfg.MaxMessage = 5 << 20
+	if got, err := run(t, cfg, 2); len(got) != 2 || err != nil {
+		t.Errorf("%d events, %v", len(got), err)
+	}
+}
+
+// By TLS, the stream and the dictionary.
+func TestTLS(t *testing.T) {
+	dictionary := dictionaries.Current()
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderDict(dictionary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "getZstdDictionary") {
+			w.Write(dictionary)
+			return
+		}
+		talk(func(ws *websocket.Conn) {
+			ws.WriteMessage(websocket.BinaryMessage, enc.EncodeAll([]byte(event2(1)), nil))
+		})(t, w, r)
+	}))
+	defer s.Close()
+	cfg := client.Config{URL: s.URL, Wire: client.V2, Compress: true, Once: true}
+	if _, err := run(t, cfg, 1); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a certificate of nobody's: %v", err)
+	}
+	cfg.TLS = s.Client().Transport.(*http.Transport).TLSClientConfig
+	if got, err := run(t, cfg, 1); err != nil || len(got) != 1 {
+		t.Errorf("%d events, %v", len(got), err)
 	}
 }

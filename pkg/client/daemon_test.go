@@ -39,10 +39,10 @@ type served struct {
 	posts  map[string]string // text by URI, of creates
 }
 
-func serve(t *testing.T) *served {
+func serve(t *testing.T, binary string) *served {
 	relay, upstream := testproc.Relay(t, simrelay.Config{Seed: 3, Accounts: 60, Total: frames, FirstSeq: 1 << 33})
 	s := &served{posts: map[string]string{}}
-	s.Daemon = testproc.Serve(t, testproc.Build(t, "slipstream", ""), upstream, t.TempDir(), "--log-level", "warn")
+	s.Daemon = testproc.Serve(t, binary, upstream, t.TempDir(), "--log-level", "warn")
 	testproc.WaitFor(t, "the relay to send everything", func() bool { return relay.LastSeq() == 1<<33+frames-1 })
 	v1, syncs := 0, 0
 	for seq := int64(1 << 33); seq < 1<<33+frames; seq++ {
@@ -154,7 +154,9 @@ func matching(messages [][]byte, texts ...string) [][]byte {
 }
 
 func TestDaemon(t *testing.T) {
-	s := serve(t)
+	binary := testproc.Build(t, "slipstream", "")
+	t.Run("SetFilter", func(t *testing.T) { testSetFilter(t, binary) })
+	s := serve(t, binary)
 	for _, wire := range []client.Wire{client.V1, client.V2} {
 		all := map[client.Wire][][]byte{client.V1: s.v1, client.V2: s.v2}[wire]
 		for _, zstd := range []bool{false, true} {
@@ -578,9 +580,9 @@ func testFeedIndexer(t *testing.T, s *served) {
 }
 
 // Another filter takes effect on the running stream, and nothing is lost that the new one wants.
-func TestSetFilter(t *testing.T) {
+func testSetFilter(t *testing.T, binary string) {
 	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 4, Accounts: 60, Rate: 300, WallClock: true})
-	d := testproc.Serve(t, testproc.Build(t, "slipstream", ""), upstream, t.TempDir(), "--log-level", "warn")
+	d := testproc.Serve(t, binary, upstream, t.TempDir(), "--log-level", "warn")
 	commits := func(collection string) client.Filter {
 		return client.Filter{Collections: []string{collection}, Kinds: []client.Kind{client.KindCommit}}
 	}

@@ -54,8 +54,8 @@ type dictionaries struct {
 }
 
 func newDictionaries(cfg *Config, server *endpoint) (*dictionaries, error) {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = cfg.TLS.Clone()
+	// Of its own: the default one may be anything that a program has put there.
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: cfg.TLS.Clone(), ForceAttemptHTTP2: true}
 	d := &dictionaries{
 		given: map[uint32][]byte{}, decoders: map[uint32]*zstd.Decoder{}, server: server, cacheDir: cfg.CacheDir,
 		http: &http.Client{Transport: transport, Timeout: handshakeTimeout}, agent: cfg.UserAgent, max: cfg.MaxMessage,

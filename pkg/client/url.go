@@ -265,7 +265,7 @@ func (e *endpoint) dial(f *Filter, from Cursor, dictionary uint32) (to string, h
 	case from == Oldest && e.wire == V2:
 		q.Set("cursor", strconv.Itoa(timeCursors))
 	case from == Oldest:
-		q.Set("cursor", "0")
+		q.Set("cursor", "1") // to some servers, 0 may be no cursor
 	case from != 0:
 		q.Set("cursor", strconv.FormatInt(int64(from), 10))
 	}

@@ -5,7 +5,7 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 
-.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-dictionary bench-smoke compat deploy-test soak dictionary demo run docker
+.PHONY: all build static test test-static race lint vuln fuzz bench bench-ingest bench-fanout bench-replay bench-dictionary bench-smoke compat deploy-test soak dictionary demo run docker
 
 all: lint test
 
@@ -29,6 +29,9 @@ lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt needed:"; gofmt -l .; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
+
+vuln: ## known vulnerabilities in what is called, if the database of them can be reached
+	scripts/vuln.sh
 
 fuzz: ## every fuzz test for FUZZTIME
 	scripts/fuzz.sh $(FUZZTIME)

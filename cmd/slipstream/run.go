@@ -75,8 +75,9 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer admin.Close()
 	events, err := eventlog.Open(eventlog.Config{
-		Dir: dir, WindowBytes: cfg.WindowBytes, Retention: cfg.EventTTL,
-		MaxBytes: cfg.MaxDisk, MinFree: cfg.MinFreeDisk, MinFreeShare: cfg.MinFreeShare, Logger: log, Registerer: registry,
+		Dir: dir, WindowBytes: cfg.WindowBytes, Limits: eventlog.Limits{
+			Retention: cfg.EventTTL, MaxBytes: cfg.MaxDisk, MinFree: cfg.MinFreeDisk, MinFreeShare: cfg.MinFreeShare,
+		}, Logger: log, Registerer: registry,
 		Stop: ctx.Done(),
 	})
 	if errors.Is(err, eventlog.ErrFull) {
@@ -104,9 +105,11 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
 	server := subscribe.New(subscribe.Config{
 		Log: events, Dictionaries: known, Version: buildVersion(),
-		StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate,
-		MaxSubscribers: files.consumers, MaxSubscribersPerIP: cfg.MaxSubscribersPerIP,
-		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies,
+		Limits: subscribe.Limits{
+			StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate,
+			MaxSubscribers: files.consumers, MaxSubscribersPerIP: cfg.MaxSubscribersPerIP,
+			MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies,
+		},
 		Logger: log, Registerer: registry,
 	})
 

@@ -98,7 +98,9 @@ func (s *Server) NewPullerThen(query string, rate float64, onV2 bool, between fu
 		panic(err)
 	}
 	sub := s.newSubscriber(o)
-	sub.rate.rate = rate
+	limits := *s.limits.Load()
+	limits.MaxRate = rate
+	s.SetLimits(limits)
 	sub.filter.Store(o.filter)
 	between()
 	sub.at, sub.tail = sub.begin()

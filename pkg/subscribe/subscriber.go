@@ -95,7 +95,7 @@ func (s *Server) newSubscriber(o options) *subscriber {
 	o.filter = nil
 	sub := &subscriber{
 		srv: s, options: o, tip: s.cfg.Log.Last(),
-		written: make(chan struct{}), rate: limiter{rate: max(s.cfg.MaxRate, 0)},
+		written: make(chan struct{}),
 	}
 	sub.box.wake = sub.wake
 	sub.state.Store(writing)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -134,7 +133,7 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "legacy-dictionary-url", Value: legacyURL, Sources: env("LEGACY_DICTIONARY_URL"),
 				Usage: "`URL` to download it from; what comes must be the same bytes"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Sources: env("LOG_LEVEL"), Usage: "debug, info, warn or error"},
-			&cli.StringFlag{Name: "log-format", Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json"},
+			&cli.StringFlag{Name: "log-format", Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json; text has colours on a terminal, but with NO_COLOR"},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
@@ -144,7 +143,7 @@ func serveCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return run(ctx, cfg, newLogger(os.Stderr, cfg))
+			return run(ctx, cfg, newLogger(os.Stderr, cfg.LogFormat, cfg.LogLevel))
 		},
 	}
 }
@@ -355,12 +354,4 @@ func validDomain(s string) bool {
 		}
 	}
 	return strings.Contains(s, ".") && net.ParseIP(s) == nil
-}
-
-func newLogger(w io.Writer, cfg Config) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.LogLevel}
-	if cfg.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
 }

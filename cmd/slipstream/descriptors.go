@@ -49,6 +49,14 @@ func shareDescriptors(limit, wanted int) descriptors {
 	return d
 }
 
+// complain says so if there are too few.
+func (d descriptors) complain(log *slog.Logger) {
+	if d.needed > d.limit {
+		log.Warn("the limit of file descriptors is too low: raise it (ulimit -n; LimitNOFILE= in systemd)",
+			"limit", d.limit, "needed", d.needed, "max_subscribers", d.consumers)
+	}
+}
+
 // listener waits while the process is out of descriptors, and says so. net/http would try
 // again as well, but say it on each try, in words that do not tell what to do.
 type listener struct {

@@ -43,8 +43,8 @@ const gcPercent = 25
 
 // run builds the daemon, runs it until ctx ends or a part of it fails, and stops it in
 // order: the upstream first, what was read is committed, then consumers, then the
-// store.
-func run(ctx context.Context, cfg Config, log *slog.Logger) error {
+// store. reload, if it is not nil, may change it meanwhile.
+func run(ctx context.Context, cfg Config, log *slog.Logger, reload *reloader) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -75,9 +75,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer admin.Close()
 	events, err := eventlog.Open(eventlog.Config{
-		Dir: dir, WindowBytes: cfg.WindowBytes, Limits: eventlog.Limits{
-			Retention: cfg.EventTTL, MaxBytes: cfg.MaxDisk, MinFree: cfg.MinFreeDisk, MinFreeShare: cfg.MinFreeShare,
-		}, Logger: log, Registerer: registry,
+		Dir: dir, WindowBytes: cfg.WindowBytes, Limits: storeLimits(cfg), Logger: log, Registerer: registry,
 		Stop: ctx.Done(),
 	})
 	if errors.Is(err, eventlog.ErrFull) {
@@ -105,12 +103,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
 	server := subscribe.New(subscribe.Config{
 		Log: events, Dictionaries: known, Version: buildVersion(),
-		Limits: subscribe.Limits{
-			StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate,
-			MaxSubscribers: files.consumers, MaxSubscribersPerIP: cfg.MaxSubscribersPerIP,
-			MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies,
-		},
-		Logger: log, Registerer: registry,
+		Limits: subscriberLimits(cfg, files), Logger: log, Registerer: registry,
 	})
 
 	// Each part has a context of its own, so that they can be ended one after the other.
@@ -141,15 +134,24 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	manager := serviceManager{log: log, health: "http://" + loopback(admin.Addr()) + "/healthz"}
 	stopWatch, watchDone := part(manager.watch)
 	stopLegacy, legacyDone := part(legacy.run)
-	if files.needed > files.limit {
-		log.Warn("the limit of file descriptors is too low: raise it (ulimit -n; LimitNOFILE= in systemd)",
-			"limit", files.limit, "needed", files.needed, "max_subscribers", files.consumers)
-	}
+	files.complain(log)
 	log.Info("listening", "version", buildVersion(), "consumers", public.Addr(), "tls", encryption != nil, "metrics", admin.Addr(),
 		"upstream", strings.Join(cfg.UpstreamURLs, ","), "data", dir, "dictionary", known.Primary().ID(), "last_cursor", events.Last(), "replay", replay(events),
 		"max_subscribers", files.consumers, "descriptors", files.limit)
 
 	manager.ready()
+	stopReload, reloadDone := part(func(ctx context.Context) error {
+		if reload == nil {
+			return nil
+		}
+		reload.manager, reload.apply = manager, func(cfg Config) {
+			events.SetLimits(storeLimits(cfg))
+			files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
+			files.complain(log)
+			server.SetLimits(subscriberLimits(cfg, files))
+		}
+		return reload.run(ctx)
+	})
 
 	<-ctx.Done()
 	begin := time.Now()
@@ -163,7 +165,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		name string
 		stop func()
 		done chan struct{}
-	}{{"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"watchdog", stopWatch, watchDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
+	}{{"reload", stopReload, reloadDone}, {"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"watchdog", stopWatch, watchDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
 		p.stop()
 		// A store that has failed may never let go of those who wait for it.
 		if isFailure(ctx) && p.name == "ingest" {

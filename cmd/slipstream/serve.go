@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/bluesky-social/indigo/atproto/syntax"
@@ -67,7 +69,11 @@ func env(name string, v1 ...string) cli.ValueSourceChain {
 	return cli.EnvVars(keys...)
 }
 
-func serveCommand() *cli.Command {
+func serveCommand() *cli.Command { return serveCommandFrom(nil) }
+
+// serveCommandFrom is serveCommand with a file behind the environment.
+func serveCommandFrom(file *envFile) *cli.Command {
+	env := file.sources
 	return &cli.Command{
 		Name:         "serve",
 		Usage:        "run the daemon: subscribe to a relay, serve consumers",
@@ -134,16 +140,30 @@ func serveCommand() *cli.Command {
 				Usage: "`URL` to download it from; what comes must be the same bytes"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Sources: env("LOG_LEVEL"), Usage: "debug, info, warn or error"},
 			&cli.StringFlag{Name: "log-format", Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json; text has colours on a terminal, but with NO_COLOR"},
+			&cli.StringFlag{Name: "env-file", Sources: cli.EnvVars("SLIPSTREAM_ENV_FILE"),
+				Usage: "`FILE` with lines like SLIPSTREAM_LOG_LEVEL=info, for settings that have neither a flag nor an environment variable; limits and log level are read again on SIGHUP; with a - in front it may be missing"},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
 				return fmt.Errorf("serve takes flags only, not %q", cmd.Args().First())
 			}
-			cfg, err := configOf(cmd)
+			r := &reloader{settings: settings{os.Args, cmd.String("env-file")}, level: new(slog.LevelVar)}
+			if r.settings.file != "" {
+				// From now on: a reload that comes early is to wait, not to end the process. Without
+				// the file it keeps its meaning, that the terminal is gone.
+				hangup := make(chan os.Signal, 1)
+				signal.Notify(hangup, syscall.SIGHUP)
+				r.hangup = hangup
+			}
+			now, err := r.settings.read(ctx)
 			if err != nil {
 				return err
 			}
-			return run(ctx, cfg, newLogger(os.Stderr, cfg.LogFormat, cfg.LogLevel))
+			r.running = now.values
+			r.level.Set(now.cfg.LogLevel)
+			r.log = newLogger(os.Stderr, now.cfg.LogFormat, r.level)
+			r.tellOverridden(now)
+			return run(ctx, now.cfg, r.log, r)
 		},
 	}
 }

@@ -81,6 +81,12 @@ type Puller struct {
 	w *writer
 }
 
+// ControlRate and MessageRate are the constants.
+const (
+	ControlRate = controlRate
+	MessageRate = messageRate
+)
+
 // NewPuller makes one for a query of either wire, which must be valid.
 func (s *Server) NewPuller(query string, rate float64, onV2 bool) *Puller {
 	return s.NewPullerThen(query, rate, onV2, func() {})

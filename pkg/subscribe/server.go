@@ -257,7 +257,9 @@ func (s *Server) check(sub *subscriber, now time.Time, w *writer) {
 	case !waiting && p.pinged.After(heard) && now.Sub(p.asked) > timeout+s.cfg.PingInterval:
 		sub.blame(endedSilent)
 		sub.box.close(websocket.ClosePolicyViolation, "no answer to pings")
-	case !waiting && now.Sub(p.pinged) >= s.cfg.PingInterval && now.Sub(heard) >= s.cfg.PingInterval/2:
+	// Who is heard of needs no ping, but what is heard may be old: messages are read at a rate, and
+	// a write is what tells of a peer that has long gone.
+	case !waiting && (now.Sub(p.pinged) >= s.cfg.PingInterval && now.Sub(heard) >= s.cfg.PingInterval/2 || now.Sub(p.pinged) >= 4*s.cfg.PingInterval):
 		p.pinged = now
 		sub.box.put([]byte{0x80 | websocket.PingMessage, 0})
 		// Here and now: those who came together are pinged together, and a goroutine for each

@@ -101,6 +101,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger, reload *reloader) er
 		From: cfg.UpstreamCursor, Override: cfg.OverrideCursor, Filter: cfg.Filter, Logger: log, Registerer: registry,
 	})
 	files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
+	lobby := newLobby(files.lobby, registry, log)
 	server := subscribe.New(subscribe.Config{
 		Log: events, Dictionaries: known, Version: buildVersion(),
 		Limits: subscriberLimits(cfg, files), Logger: log, Registerer: registry,
@@ -126,7 +127,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger, reload *reloader) er
 	stopHTTP, httpDone := part(func(ctx context.Context) error {
 		defer copies.wait()
 		return serveHTTP(ctx, []site{
-			{public, server.Handler(), newLobby(files.lobby, registry, log).state, encryption},
+			{public, server.Handler(), lobby, encryption},
 			{admin, adminHandler(registry, relays, events, copies), nil, nil},
 		}, log)
 	})
@@ -269,8 +270,8 @@ func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
 type site struct {
 	listener net.Listener
 	handler  http.Handler
-	state    func(net.Conn, http.ConnState) // told of every connection; nil: nobody is
-	tls      *tls.Config                    // nil: plain HTTP
+	lobby    *lobby      // where connections are at first; nil: they may do what they like
+	tls      *tls.Config // nil: plain HTTP
 }
 
 // serveHTTP serves until ctx ends.
@@ -279,17 +280,31 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 	errs := make(chan error, len(sites))
 	var servers []*http.Server
 	for _, s := range sites {
-		server := &http.Server{
-			Handler:   s.handler,
-			ConnState: s.state,
-			// A handshake is one request of at most a few hundred KB.
-			ReadHeaderTimeout: 10 * time.Second,
-			IdleTimeout:       time.Minute,
-			MaxHeaderBytes:    2 << 20,
-			// Requests that last end with ctx, so that Shutdown need not wait for them.
-			BaseContext: func(net.Listener) context.Context { return ctx },
-			ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-			TLSConfig:   s.tls,
+		newServer := func(headerBytes int) *http.Server {
+			return &http.Server{
+				Handler: s.handler,
+				ConnState: func(c net.Conn, now http.ConnState) {
+					if v := visitorOf(c); v != nil {
+						v.state(now)
+					}
+					if s.lobby != nil {
+						s.lobby.state(c, now)
+					}
+				},
+				ReadHeaderTimeout: 10 * time.Second,
+				IdleTimeout:       time.Minute,
+				MaxHeaderBytes:    headerBytes,
+				// Requests that last end with ctx, so that Shutdown need not wait for them.
+				BaseContext: func(net.Listener) context.Context { return ctx },
+				ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+				TLSConfig:   s.tls,
+			}
+		}
+		server := newServer(maxHeader)
+		if s.tls != nil {
+			if err := limitHTTP2(server, newServer(maxHeaderHTTP2)); err != nil {
+				return err
+			}
 		}
 		servers = append(servers, server)
 		group.Go(func() {
@@ -297,7 +312,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 			if s.tls != nil {
 				serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 			}
-			if err := serve(&listener{Listener: s.listener, log: log}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			if err := serve(&listener{Listener: s.listener, log: log, lobby: s.lobby}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				errs <- fmt.Errorf("serve %s: %w", s.listener.Addr(), err)
 			}
 		})

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -85,7 +84,10 @@ func run(ctx context.Context, cfg Config, log *slog.Logger, reload *reloader) er
 	if err != nil {
 		return err
 	}
-	if err := legacy.keep(); err != nil {
+	if err := legacy.keep(ctx); isFull(err) {
+		log.Warn("stopped while the disk is full")
+		return events.Close()
+	} else if err != nil {
 		return errors.Join(err, events.Close())
 	}
 	copies, err := newCheckpoints(dir, events, log)
@@ -243,7 +245,7 @@ func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
 		err = os.Remove(probe.Name())
 	}
 	// A full disk is for the event log to wait for.
-	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+	if err != nil && !isFull(err) {
 		return "", refuse(err)
 	}
 	var others []string

@@ -16,11 +16,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/bluesky-social/indigo/atproto/syntax"
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v3"
 	"golang.org/x/crypto/acme"
 
+	"slipstream/pkg/event"
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
 	"slipstream/pkg/ingest"
@@ -280,18 +280,12 @@ func upstreams(texts []string) ([]string, error) {
 }
 
 // collections reads NSIDs and prefixes.
-func collections(texts []string) ([]string, error) {
-	var all []string
+func collections(texts []string) (all event.Collections, err error) {
 	for _, text := range texts {
 		text = strings.TrimSpace(text)
-		name := text
-		if prefix, ok := strings.CutSuffix(text, ".*"); ok {
-			name = prefix + ".any.name" // an authority needs two segments, a prefix may have one
+		if err := all.Add(text); err != nil {
+			return all, fmt.Errorf("%q: %w", text, err)
 		}
-		if _, err := syntax.ParseNSID(name); err != nil {
-			return nil, fmt.Errorf("%q: use NSIDs like app.bsky.feed.post, or prefixes like app.bsky.*", text)
-		}
-		all = append(all, text)
 	}
 	return all, nil
 }

@@ -418,7 +418,10 @@ func TestLeftOut(t *testing.T) {
 	const total = 3000
 	relay, url := testproc.Relay(t, simrelay.Config{Seed: 5, Accounts: 50, Total: total})
 	cfg := testConfig(t, url)
-	cfg.Filter = ingest.Filter{Collections: []string{"app.bsky.feed.post"}, NoIdentity: true, NoAccount: true}
+	cfg.Filter = ingest.Filter{NoIdentity: true, NoAccount: true}
+	if err := cfg.Filter.Collections.Add("app.bsky.feed.post"); err != nil {
+		t.Fatal(err)
+	}
 	d := startDaemon(t, cfg)
 	for deadline := time.Now().Add(20 * time.Second); metric(t, d.metrics, "slipstream_upstream_seq") != simrelay.DefaultFirstSeq+total-1; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -3,6 +3,7 @@ package event
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -20,9 +21,9 @@ var blockDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
 	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0))
 })
 
-// UnpackBlock returns what PackBlock was given, which was size bytes long, in memory of
-// its own. Anything else is an error.
-func UnpackBlock(packed []byte, size int) ([]byte, error) {
+// UnpackBlock appends to dst what PackBlock was given, which was size bytes long. Anything else
+// is an error.
+func UnpackBlock(dst, packed []byte, size int) ([]byte, error) {
 	d, err := blockDecoder()
 	if err != nil {
 		return nil, err
@@ -34,11 +35,11 @@ func UnpackBlock(packed []byte, size int) ([]byte, error) {
 	if !h.HasFCS || h.FrameContentSize != uint64(size) {
 		return nil, errors.New("unpack block: it is not of the size that it should have")
 	}
-	out, err := d.DecodeAll(packed, make([]byte, 0, size))
+	out, err := d.DecodeAll(packed, slices.Grow(dst, size))
 	if err != nil {
 		return nil, fmt.Errorf("unpack block: %w", err)
 	}
-	if len(out) != size {
+	if len(out) != len(dst)+size {
 		return nil, errors.New("unpack block: more than one frame")
 	}
 	return out, nil

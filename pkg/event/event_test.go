@@ -327,17 +327,17 @@ func TestBlock(t *testing.T) {
 		t.Fatalf("%d bytes became %d", len(want), len(packed))
 	}
 	packed = packed[len("before"):]
-	if got, err := event.UnpackBlock(packed, len(want)); err != nil || !bytes.Equal(got, want) {
+	if got, err := event.UnpackBlock(nil, packed, len(want)); err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("got %d bytes, %v", len(got), err)
 	}
 	damaged := bytes.Clone(packed)
 	damaged[0] ^= 1
 	for name, b := range map[string][]byte{"nothing": nil, "damaged": damaged, "cut": packed[:len(packed)-1], "two": append(bytes.Clone(packed), packed...)} {
-		if got, err := event.UnpackBlock(b, len(want)); err == nil {
+		if got, err := event.UnpackBlock(nil, b, len(want)); err == nil {
 			t.Errorf("%s: got %d bytes", name, len(got))
 		}
 	}
-	if _, err := event.UnpackBlock(packed, len(want)+1); err == nil {
+	if _, err := event.UnpackBlock(nil, packed, len(want)+1); err == nil {
 		t.Error("a block of another size was taken")
 	}
 }

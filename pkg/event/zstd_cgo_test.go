@@ -59,7 +59,7 @@ func TestTwoLibzstds(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if got, err := event.UnpackBlock(theirs, len(want)); err != nil || !bytes.Equal(got, want) {
+				if got, err := event.UnpackBlock(nil, theirs, len(want)); err != nil || !bytes.Equal(got, want) {
 					t.Errorf("DataDog's frame: got %d bytes, want %d: %v", len(got), len(want), err)
 					return
 				}

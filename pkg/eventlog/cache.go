@@ -12,6 +12,7 @@ import (
 // once is made once.
 type cache struct {
 	budget int64
+	spare  spare
 
 	mu    sync.Mutex // guards everything below
 	used  int64
@@ -96,8 +97,9 @@ func (c *cache) make(k cacheKey, build func() (value any, cost int64, err error)
 	defer c.mu.Unlock()
 	x.value, x.err = value, err
 	close(x.ready)
-	if c.items[k] != e {
-		return value, err // evicted meanwhile
+	if c.items[k] != e { // evicted meanwhile
+		letGo(value)
+		return value, err
 	}
 	if err != nil {
 		c.order.Remove(e)
@@ -117,6 +119,14 @@ func (c *cache) evictLocked() {
 		c.order.Remove(e)
 		delete(c.items, x.key)
 		c.used -= x.cost
+		letGo(x.value)
+	}
+}
+
+// letGo is called for a value that the cache has no longer.
+func letGo(value any) {
+	if s, ok := value.(*shared); ok {
+		s.drop()
 	}
 }
 

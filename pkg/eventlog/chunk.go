@@ -292,61 +292,68 @@ func parseIndex(b []byte) (*Chunk, error) {
 
 	kinds := [len(s.Kinds)]int{}
 	cursor, end := s.First, [forms]uint64{}
+	at := 0 // in rest; beyond its end once it has turned out too short
 	for i := range c.Entries {
-		if len(rest) == 0 {
+		if at >= len(rest) {
 			return nil, fmt.Errorf("%w: entry %d", errIndex, i)
 		}
-		flags := rest[0]
-		rest = rest[1:]
-		ok := true
-		next := func() uint64 {
-			if len(rest) > 0 && rest[0] < 0x80 { // nearly half of them
-				v := uint64(rest[0])
-				rest = rest[1:]
-				return v
-			}
-			v, n := binary.Uvarint(rest)
-			if n <= 0 {
-				ok = false
-				return 0
-			}
-			rest = rest[n:]
-			return v
-		}
-		e := &c.Entries[i]
-		delta := next()
-		length := func(f Form) {
-			n := next()
-			ok = ok && n <= uint64(s.size[f])
-			end[f] += n
-		}
-		length(JSON)
-		length(Zstd)
+		flags := rest[at]
+		delta, at1 := uvarint(rest, at+1)
+		json, at2 := uvarint(rest, at1)
+		zstd, at3 := uvarint(rest, at2)
+		extra := uint64(0)
 		if flags&extraFlag != 0 {
-			length(Extra)
+			extra, at3 = uvarint(rest, at3)
 		}
-		did, collection := next(), uint64(NoCollection)
-		e.Kind = event.Kind(flags &^ extraFlag)
-		if e.Kind == event.KindCommit {
-			if collection = next(); collection >= uint64(s.nameCount) {
-				ok = false
-			}
+		did, at4 := uvarint(rest, at3)
+		kind, collection := event.Kind(flags&^extraFlag), uint64(NoCollection)
+		known := true
+		if kind == event.KindCommit {
+			collection, at4 = uvarint(rest, at4)
+			known = collection < uint64(s.nameCount)
 		}
-		if !ok || (delta == 0) != (i == 0) || delta > uint64(s.Last-cursor) || did >= uint64(len(c.Hashes)) ||
-			e.Kind == 0 || int(e.Kind) >= len(kinds) ||
+		at = at4
+		end[JSON] += json
+		end[Zstd] += zstd
+		end[Extra] += extra
+		if at > len(rest) || !known || (delta == 0) != (i == 0) || delta > uint64(s.Last-cursor) || did >= uint64(len(c.Hashes)) ||
+			kind == 0 || int(kind) >= len(kinds) ||
+			json > uint64(s.size[JSON]) || zstd > uint64(s.size[Zstd]) || extra > uint64(s.size[Extra]) ||
 			end[JSON] > uint64(s.size[JSON]) || end[Zstd] > uint64(s.size[Zstd]) || end[Extra] > uint64(s.size[Extra]) {
 			return nil, fmt.Errorf("%w: entry %d", errIndex, i)
 		}
 		cursor += event.Cursor(delta)
-		e.Cursor, e.DID, e.Collection = cursor, uint32(did), uint16(collection)
-		e.End = [...]uint32{uint32(end[JSON]), uint32(end[Zstd]), uint32(end[Extra])}
-		kinds[e.Kind]++
+		c.Entries[i] = Entry{
+			Cursor: cursor, End: [...]uint32{uint32(end[JSON]), uint32(end[Zstd]), uint32(end[Extra])},
+			DID: uint32(did), Collection: uint16(collection), Kind: kind,
+		}
+		kinds[kind]++
 	}
-	if len(rest) > 0 || kinds != s.Kinds || cursor != s.Last ||
+	if at < len(rest) || kinds != s.Kinds || cursor != s.Last ||
 		c.Size(JSON) != s.size[JSON] || c.Size(Zstd) != s.size[Zstd] || c.Size(Extra) != s.size[Extra] {
 		return nil, fmt.Errorf("%w: sums", errIndex)
 	}
 	return c, nil
+}
+
+// uvarint reads the number at b[at:] and returns where what follows it begins: beyond the end
+// of b if b ends before the number does. Nearly all have one byte or two.
+func uvarint(b []byte, at int) (v uint64, next int) {
+	if at+1 < len(b) {
+		low, high := b[at], b[at+1]
+		if low < 0x80 {
+			return uint64(low), at + 1
+		}
+		if high < 0x80 {
+			return uint64(low&0x7f) | uint64(high)<<7, at + 2
+		}
+	}
+	if at < len(b) {
+		if v, n := binary.Uvarint(b[at:]); n > 0 {
+			return v, at + n
+		}
+	}
+	return 0, len(b) + 1
 }
 
 // cutDID cuts the first of encoded DIDs off: its text, or 15 bytes that stand for it.

@@ -256,7 +256,7 @@ func (l *Log) recover() error {
 		}
 		for _, c := range chunks {
 			for f := range forms {
-				if c.payload[f], err = l.store.payload(c, f); err != nil {
+				if c.payload[f], err = l.store.payload(c, f, nil); err != nil {
 					return err
 				}
 			}
@@ -531,40 +531,59 @@ const readAhead = 512 << 10
 // Payload returns one form of a chunk, which the caller must not change and may keep.
 // ErrTrimmed means that retention took it meanwhile.
 func (l *Log) Payload(c *Chunk, f Form) ([]byte, error) {
-	if c.resident {
-		return c.payload[f], nil
+	p, err := l.Borrow(c, f)
+	return p.Bytes, err // never returned
+}
+
+// Borrow is Payload for who gives it back soon: then its memory serves for the next ones.
+func (l *Log) Borrow(c *Chunk, f Form) (Loan, error) {
+	if c.resident || c.Size(f) == 0 {
+		return Loan{Bytes: c.payload[f]}, nil
 	}
 	place := cacheKey{uint64(f), c.Last(), 0}
-	if err := l.damage.at(place); err != nil {
-		return nil, err
-	}
-	p, err := l.cache.make(place, func() (any, int64, error) {
-		l.closing.RLock()
-		defer l.closing.RUnlock()
-		if l.closed {
-			return nil, 0, ErrClosed
+	for {
+		if err := l.damage.at(place); err != nil {
+			return Loan{}, err
 		}
-		p, err := l.store.payload(c, f)
-		return p, int64(len(p)), err
-	})
-	if err != nil {
-		if c.Last() <= l.Trimmed() {
-			return nil, ErrTrimmed
+		own := false
+		v, err := l.cache.make(place, func() (any, int64, error) {
+			l.closing.RLock()
+			defer l.closing.RUnlock()
+			if l.closed {
+				return nil, 0, ErrClosed
+			}
+			p, err := l.store.payload(c, f, &l.cache.spare)
+			if err != nil {
+				return nil, 0, err
+			}
+			s := &shared{bytes: p, spare: &l.cache.spare}
+			s.holders.Store(2) // the cache, and who has read it
+			own = true
+			return s, int64(cap(p)), nil
+		})
+		if err != nil {
+			if c.Last() <= l.Trimmed() {
+				return Loan{}, ErrTrimmed
+			}
+			return Loan{}, l.damage.note(place, explain(l.cfg.Dir, err))
 		}
-		return nil, l.damage.note(place, explain(l.cfg.Dir, err))
+		if s := v.(*shared); own || s.hold() {
+			return Loan{s.bytes, s}, nil
+		}
+		// It has left the cache, and its last holder, since it was found there.
 	}
-	return p.([]byte), nil
 }
 
 // View shows one form of a chunk, but not its JSON, to a reader who wants little of it and
 // keeps nothing: payload is good until show returns. Errors are Payload's, and show's.
 func (l *Log) View(c *Chunk, f Form, show func(payload []byte) error) error {
 	if l.Loaded(c, f) {
-		p, err := l.Payload(c, f)
+		p, err := l.Borrow(c, f)
 		if err != nil {
 			return err
 		}
-		return show(p)
+		defer p.Return()
+		return show(p.Bytes)
 	}
 	place := cacheKey{uint64(f), c.Last(), 0}
 	if err := l.damage.at(place); err != nil {

@@ -221,7 +221,7 @@ func (v *verifier) key(key, value []byte) error {
 	p := value
 	if f == JSON {
 		var err error
-		if p, err = event.UnpackBlock(value, v.block.Size(JSON)); err != nil {
+		if p, err = event.UnpackBlock(nil, value, v.block.Size(JSON)); err != nil {
 			return fault("json: %w", err)
 		}
 	} else {

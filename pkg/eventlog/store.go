@@ -284,7 +284,7 @@ func parseFresh(v []byte) (*Chunk, state, error) {
 	}
 	c.payload[Zstd], c.payload[Extra] = v[:c.Size(Zstd):c.Size(Zstd)], v[c.Size(Zstd):]
 	if len(parts[2]) > 0 || c.Size(JSON) > 0 {
-		if c.payload[JSON], err = event.UnpackBlock(parts[2], c.Size(JSON)); err != nil {
+		if c.payload[JSON], err = event.UnpackBlock(nil, parts[2], c.Size(JSON)); err != nil {
 			return nil, state{}, err
 		}
 	}
@@ -618,22 +618,24 @@ func (s *store) view(c *Chunk, f Form, show func([]byte) error) error {
 	return show(v)
 }
 
-// payload reads one form of a block.
-func (s *store) payload(c *Chunk, f Form) ([]byte, error) {
+// payload reads one form of a block, into memory of spare's, if it is given any.
+func (s *store) payload(c *Chunk, f Form, spare *spare) (p []byte, err error) {
 	if c.Size(f) == 0 {
 		return nil, nil
 	}
-	p, err := s.get(key(c.Last(), partOf[f]))
+	stored, closer, err := s.db.Get(key(c.Last(), partOf[f]))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read store: chunk %d, payload %c: %w", c.Last(), partOf[f], err)
 	}
-	if f == JSON && p != nil {
-		if p, err = event.UnpackBlock(p, c.Size(f)); err != nil {
+	defer closer.Close()
+	if f == JSON {
+		if p, err = event.UnpackBlock(spare.take(c.Size(f)), stored, c.Size(f)); err != nil {
 			return nil, fmt.Errorf("chunk %d: %w", c.Last(), err)
 		}
+		return p, nil
 	}
-	if len(p) != c.Size(f) {
-		return nil, fmt.Errorf("chunk %d: payload %c has %d bytes, its index says %d", c.Last(), partOf[f], len(p), c.Size(f))
+	if len(stored) != c.Size(f) {
+		return nil, fmt.Errorf("chunk %d: payload %c has %d bytes, its index says %d", c.Last(), partOf[f], len(stored), c.Size(f))
 	}
-	return p, nil
+	return append(spare.take(c.Size(f)), stored...), nil
 }

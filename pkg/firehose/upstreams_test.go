@@ -46,7 +46,7 @@ func followIdle(t *testing.T, cfg firehose.UpstreamsConfig, from firehose.Resume
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("it does not stop")
 		}
 		done <- nil
@@ -68,11 +68,11 @@ func TestIdleIsNoFailure(t *testing.T) {
 			URLs: []string{idle, standby}, FailoverAfter: 50 * time.Millisecond, SampleInterval: 50 * time.Millisecond,
 			Client: firehose.Config{PingInterval: 50 * time.Millisecond, PongGrace: 50 * time.Millisecond},
 		}, firehose.Resume{})
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			if !dead && time.Now().After(deadline.Add(-9*time.Second)) || frames[1].Load() > 0 {
+		for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+			if !dead && time.Since(began) > time.Second || frames[1].Load() > 0 {
 				break
 			}
-			if time.Now().After(deadline) {
+			if time.Since(began) > time.Minute {
 				t.Fatal("a dead relay is not left")
 			}
 		}
@@ -117,14 +117,14 @@ func TestMuteStandby(t *testing.T) {
 	t.Cleanup(func() { close(release) }) // before the server's end, which waits for it
 	preferred := server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: 100, Rate: 500}))
 	frames, _, stop := follow(t, firehose.UpstreamsConfig{URLs: []string{preferred, mute}, SampleInterval: 10 * time.Millisecond}, firehose.Resume{})
-	for deadline := time.Now().Add(10 * time.Second); frames[0].Load() < 100; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); frames[0].Load() < 100; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d frames", frames[0].Load())
 		}
 	}
 	began := time.Now()
 	stop()
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 5*time.Second { // half of what a sample waits for a first frame
 		t.Errorf("it takes %s to stop", took)
 	}
 }
@@ -138,7 +138,7 @@ func TestLivenessFailover(t *testing.T) {
 		URLs: []string{stuck, standby}, FailoverAfter: 50 * time.Millisecond, SampleInterval: time.Second,
 		Client: firehose.Config{LivenessTTL: 300 * time.Millisecond, PingInterval: 50 * time.Millisecond},
 	}, firehose.Resume{})
-	for deadline := time.Now().Add(10 * time.Second); frames[1].Load() == 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); frames[1].Load() == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the silent relay is not left")
 		}
@@ -165,7 +165,12 @@ func TestFlapping(t *testing.T) {
 		return time.Date(2026, 7, 4, 12, 0, 12, 0, time.UTC).Add(time.Since(begin))
 	}})
 	time.Sleep(2 * time.Second) // a hundred samples
-	if got := counter(t, reg, switches); got < 3 || got > 16 {
+	for deadline := time.Now().Add(time.Minute); counter(t, reg, switches) < 3; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the preferred relay is not gone back to")
+		}
+	}
+	if got := counter(t, reg, switches); got > 16 {
 		t.Errorf("%v switches in two seconds", got)
 	}
 	if frames[0].Load() != 0 || frames[1].Load() < 100 {
@@ -192,7 +197,7 @@ func TestSearch(t *testing.T) {
 		url := server(t, relayHandler(t, simrelay.Config{Seed: 1, FirstSeq: first, Loop: 100, Step: time.Second}))
 		reg := prometheus.NewRegistry()
 		u := firehose.NewUpstreams(firehose.UpstreamsConfig{URLs: []string{url}, Client: firehose.Config{Registerer: reg, MinBackoff: time.Millisecond}})
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		var got firehose.Seq
 		if c.high == 0 {
 			time.AfterFunc(300*time.Millisecond, cancel)

@@ -61,8 +61,8 @@ type decoder struct {
 
 func newDecoder(in *Ingester) decoder {
 	d := decoder{in: in}
-	if in.exclude != nil {
-		d.commit.Skip = in.exclude.excludes
+	if f := &in.cfg.Filter; !f.Collections.Empty() || !f.ExcludeCollections.Empty() {
+		d.commit.Skip = f.excludes
 	}
 	return d
 }

@@ -10,24 +10,35 @@ import (
 	"slipstream/pkg/event"
 )
 
-func TestExclusion(t *testing.T) {
+// collections is a set of what the texts name.
+func collections(t testing.TB, texts ...string) (set event.Collections) {
+	for _, text := range texts {
+		if err := set.Add(text); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+	}
+	return set
+}
+
+func TestExcludes(t *testing.T) {
 	for _, c := range []struct {
-		filter Filter
-		in     []string
-		out    []string
+		collections, exclude []string
+		in, out              []string
 	}{
-		{Filter{Collections: []string{"a.b.c", "x.*"}}, []string{"a.b.c", "x.y", "x.y.z"}, []string{"a.b", "a.b.c.d", "a.b.cc", "x", "x.", "xx.y"}},
-		{Filter{ExcludeCollections: []string{"a.b.c", "x.*"}}, []string{"a.b", "a.b.c.d", "x", "xx.y"}, []string{"a.b.c", "x.y"}},
-		{Filter{Collections: []string{"x.*"}, ExcludeCollections: []string{"x.y.*", "x.z"}}, []string{"x.a", "x.y", "x.z.a"}, []string{"x.y.a", "x.z", "a.b"}},
+		{[]string{"a.b.c", "x.*"}, nil, []string{"a.b.c", "x.y.z", "x.y.z.z"}, []string{"a.b.d", "a.b.c.d", "a.b.cc", "xx.y.z"}},
+		{nil, []string{"a.b.c", "x.*"}, []string{"a.b.d", "a.b.c.d", "xx.y.z"}, []string{"a.b.c", "x.y.z"}},
+		{[]string{"x.*"}, []string{"x.y.*", "x.z.z"}, []string{"x.a.a", "x.yy.a", "x.z.a"}, []string{"x.y.a", "x.z.z", "a.b.c"}},
+		{nil, nil, []string{"a.b.c"}, nil},
 	} {
-		e := newExclusion(c.filter)
+		f := Filter{Collections: collections(t, c.collections...), ExcludeCollections: collections(t, c.exclude...)}
 		for _, name := range slices.Concat(c.in, c.out) {
-			if got, want := !e.excludes([]byte(name)), slices.Contains(c.in, name); got != want {
-				t.Errorf("%+v: %s: %v, want %v", c.filter, name, got, want)
+			if got, want := !f.excludes([]byte(name)), slices.Contains(c.in, name); got != want {
+				t.Errorf("%+v: %s: %v, want %v", f, name, got, want)
 			}
 		}
 	}
-	if newExclusion(Filter{NoIdentity: true}) != nil {
+	in := New(Config{Upstreams: oneUpstream(""), Filter: Filter{NoIdentity: true}})
+	if d := newDecoder(in); d.commit.Skip != nil {
 		t.Error("collections are looked at without need")
 	}
 }
@@ -55,7 +66,7 @@ func TestFilter(t *testing.T) {
 		}
 	}
 	all, _ := decode(Filter{}, nil)
-	filter := Filter{Collections: []string{"app.bsky.feed.*"}, ExcludeCollections: []string{"app.bsky.feed.like"}, NoIdentity: true}
+	filter := Filter{Collections: collections(t, "app.bsky.feed.*"), ExcludeCollections: collections(t, "app.bsky.feed.like"), NoIdentity: true}
 	some, in := decode(filter, reg)
 	var want, got [][]byte
 	kinds := map[event.Kind]int{}

@@ -56,7 +56,6 @@ type Ingester struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	exclude *exclusion   // of collections; nil: none
 	reached atomic.Int64 // the time of the newest frames that were sequenced, unix ns; 0: none
 
 	queue   *queue
@@ -86,7 +85,6 @@ func New(cfg Config) *Ingester {
 		cfg:      cfg,
 		log:      cfg.Logger,
 		metrics:  newMetrics(cfg.Registerer),
-		exclude:  newExclusion(cfg.Filter),
 		queue:    newQueue(batches),
 		batches:  make(chan *batch, batches), // as many as there are: never blocks
 		toEncode: make(chan *run, runCount),

@@ -41,7 +41,7 @@ func collect(t testing.TB, url string, n int) [][]byte {
 // waitFor waits until the relay has made the frame of seq.
 func waitFor(t testing.TB, relay *simrelay.Relay, seq int64) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); relay.LastSeq() < seq; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); relay.LastSeq() < seq; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("LastSeq is %d, want %d", relay.LastSeq(), seq)
 		}

@@ -81,10 +81,12 @@ const envelope = 96
 
 // derive makes the form of a chunk that is not stored: see stored.
 func (e encoding) derive(log *eventlog.Log, c *eventlog.Chunk) (d eventlog.Derived, err error) {
-	frames, err := log.Payload(c, eventlog.JSON)
+	stored, err := log.Borrow(c, eventlog.JSON)
 	if err != nil {
 		return d, err
 	}
+	defer stored.Return()
+	frames := stored.Bytes
 	extra, err := e.extra(log, c)
 	if err != nil {
 		return d, err

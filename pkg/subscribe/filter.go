@@ -22,8 +22,7 @@ const (
 type Filter struct {
 	wire        wire
 	kinds       kinds
-	collections map[string]struct{} // exact NSIDs; of commits
-	prefixes    []string            // each with its final dot
+	collections event.Collections // of commits
 	dids        map[string]struct{}
 	hashes      []uint32 // of dids, ascending
 	maxSize     int      // of the JSON payload in bytes; 0: no limit
@@ -77,22 +76,9 @@ func (f *Filter) wantCollections(name string, values []string) error {
 		return err
 	}
 	for _, c := range values {
-		if prefix, ok := strings.CutSuffix(c, ".*"); ok {
-			if !validPrefix(prefix) {
-				return fmt.Errorf("%s: %s is not a prefix of an NSID followed by .*, like app.bsky.feed.*", name, quote(c))
-			}
-			if prefix += "."; !slices.Contains(f.prefixes, prefix) {
-				f.prefixes = append(f.prefixes, prefix)
-			}
-			continue
+		if err := f.collections.Add(c); err != nil {
+			return fmt.Errorf("%s: %s %w", name, quote(c), err)
 		}
-		if _, err := syntax.ParseNSID(c); err != nil {
-			return fmt.Errorf("%s: %s is not an NSID, like app.bsky.feed.post, nor a prefix, like app.bsky.feed.*", name, quote(c))
-		}
-		if f.collections == nil {
-			f.collections = map[string]struct{}{}
-		}
-		f.collections[strings.Clone(c)] = struct{}{}
 	}
 	return nil
 }
@@ -126,24 +112,6 @@ func checkCount(name string, n, limit int) error {
 	return nil
 }
 
-// validPrefix reports whether s is one or more NSID segments.
-func validPrefix(s string) bool {
-	if len(s) > 300 {
-		return false
-	}
-	for part := range strings.SplitSeq(s, ".") {
-		if part == "" || len(part) > 63 {
-			return false
-		}
-		for _, c := range []byte(part) {
-			if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-') {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 // quote quotes what a consumer sent, cut to what fits into a sentence.
 func quote(s string) string {
 	if len(s) > 60 {
@@ -153,29 +121,20 @@ func quote(s string) string {
 }
 
 // anyCollection reports whether the filter names no collections.
-func (f *Filter) anyCollection() bool { return f.collections == nil && f.prefixes == nil }
+func (f *Filter) anyCollection() bool { return f.collections.Empty() }
 
 // wantsCollection reports whether the filter wants commits to a collection.
 func (f *Filter) wantsCollection(name string) bool {
-	if !f.kinds.has(event.KindCommit) {
-		return false
-	}
-	if f.anyCollection() {
-		return true
-	}
-	if _, ok := f.collections[name]; ok {
-		return true
-	}
-	return slices.ContainsFunc(f.prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+	return f.kinds.has(event.KindCommit) && (f.anyCollection() || f.collections.Has(name))
 }
 
 // cost is what a filter takes of the budget that all share: one for each collection and DID,
 // and more for long ones, since it is memory that is bounded.
 func (f *Filter) cost() (n int) {
-	for name := range f.collections {
+	for name := range f.collections.Exact {
 		n += 1 + len(name)/64
 	}
-	for _, prefix := range f.prefixes {
+	for _, prefix := range f.collections.Prefixes {
 		n += 1 + len(prefix)/64
 	}
 	for did := range f.dids {

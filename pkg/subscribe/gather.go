@@ -21,6 +21,7 @@ type writer struct {
 	pinned int         // bytes of the payloads that they are parts of
 	bufs   net.Buffers // what of it is not out yet
 	copied []byte
+	loans  []eventlog.Loan // that runs are from, but for the current chunk's
 
 	turn    bool // the log may be read from disk
 	written int  // events, for who wants to count them
@@ -33,6 +34,7 @@ type writer struct {
 	next  int             // from this entry on
 	form  eventlog.Form   // which the data is of, if it is stored
 	data  []byte          // the chunk's payload in it; nil: not loaded yet
+	loan  eventlog.Loan   // that data is from, if it is from one
 	ends  []uint32        // where its entries end there; nil: as the index says
 	part  bool            // data has only what the matcher's filter wants
 
@@ -66,6 +68,11 @@ func (w *writer) drop() {
 
 // reset forgets what was gathered.
 func (w *writer) reset() {
+	for _, l := range w.loans {
+		l.Return()
+	}
+	clear(w.loans)
+	w.loans = w.loans[:0]
 	clear(w.runs)
 	clear(w.bufs)
 	w.runs, w.bufs, w.copied, w.size, w.pinned = w.runs[:0], w.bufs[:0], w.copied[:0], 0, 0
@@ -78,8 +85,18 @@ func (w *writer) leave() {
 	w.matcher.filter, w.matcher.chunk = nil, nil
 }
 
-// unload forgets the current chunk's payload.
-func (w *writer) unload() { w.data, w.ends, w.part = nil, nil, false }
+// unload forgets the current chunk's payload. What was gathered of it stays good until reset.
+func (w *writer) unload() {
+	if w.data == nil {
+		return
+	}
+	if len(w.runs) > 0 {
+		w.loans = append(w.loans, w.loan)
+	} else {
+		w.loan.Return()
+	}
+	w.data, w.ends, w.part, w.loan = nil, nil, false, eventlog.Loan{}
+}
 
 // errBehind says that what follows must be read from disk.
 var errBehind = errors.New("what follows is not in memory")
@@ -348,7 +365,8 @@ func (w *writer) load(s *subscriber) (err error) {
 	}
 	if stored {
 		w.form, w.ends = form, nil
-		w.data, err = log.Payload(c, form)
+		w.loan, err = log.Borrow(c, form)
+		w.data = w.loan.Bytes
 		return err
 	}
 	d, err := log.Derive(c, e.key(), func() (eventlog.Derived, error) { return e.derive(log, c) })

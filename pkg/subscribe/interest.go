@@ -128,10 +128,10 @@ func (x *interest) each(f *Filter, change func(set) set) {
 			x.kinds[kind] = change(x.kinds[kind])
 		}
 	}
-	for name := range f.collections {
+	for name := range f.collections.Exact {
 		in(x.collections, name)
 	}
-	for _, prefix := range f.prefixes {
+	for _, prefix := range f.collections.Prefixes {
 		in(x.prefixes, prefix)
 	}
 }

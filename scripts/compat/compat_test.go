@@ -89,6 +89,10 @@ func TestCompat(t *testing.T) {
 	t.Run("reference", func(t *testing.T) { n.check(t) })
 	fmt.Printf("\n%s\n", results)
 	results.compareReadme(t)
+	n.own.End(t)
+	if n.legacy != nil {
+		n.legacy.End(t)
+	}
 }
 
 // A network is a simulated relay and daemons on it, with what consumers must get.
@@ -117,7 +121,6 @@ func startNetwork(t *testing.T) *network {
 	})
 	start := func(dictionary string) *server {
 		d := testproc.Serve(t, "../../bin/slipstream", upstream, t.TempDir(), "--legacy-dictionary", dictionary)
-		t.Cleanup(func() { d.End(t) })
 		s := &server{Daemon: d, endpoint: "ws://" + d.Addr}
 		for w := range s.truths {
 			s.truths[w] = &truth{wire: wire(w)}

@@ -202,7 +202,7 @@ func TestRequestLimits(t *testing.T) {
 		fmt.Fprintf(&query, "&wantedDids=did%%3Aplc%%3Aaaaaaaaaaaaaaaa%010d", i)
 	}
 	errs := make(chan error)
-	for range 4 * largeHeaders {
+	for range 2 * largeHeaders {
 		go func() {
 			ws, _, err := (&websocket.Dialer{HandshakeTimeout: testproc.Patience}).Dial("ws://"+addr+"/subscribe?"+query.String()[1:], nil)
 			if err == nil {
@@ -211,7 +211,7 @@ func TestRequestLimits(t *testing.T) {
 			errs <- err
 		}()
 	}
-	for range 4 * largeHeaders {
+	for range 2 * largeHeaders {
 		if err := <-errs; err != nil {
 			t.Errorf("10,000 wantedDids: %v", err)
 		}

@@ -21,6 +21,9 @@ const (
 	// largeHeaders are read at a time. Each takes up to 3.5 MB; an honest one takes
 	// milliseconds to come.
 	largeHeaders = 8
+	// headerTimeout is how long one may take to come, turnPatience how long its turn may.
+	headerTimeout = 10 * time.Second
+	turnPatience  = 30 * time.Second
 	// maxHeader has room for the largest query that is answered, and for a sentence about one
 	// that is larger.
 	maxHeader = 1<<20 + 128<<10
@@ -34,11 +37,10 @@ type visitor struct {
 	net.Conn
 	lobby *lobby
 
-	deadline atomic.Int64 // of reading, unix ns; 0: none
-	closed   atomic.Bool
-	reading  atomic.Bool // a header; on HTTP/2, while nothing is being answered
-	read     int         // bytes since reading began; owned by the reader, as holding
-	holding  atomic.Bool // a turn
+	closed  atomic.Bool
+	reading atomic.Bool // a header; on HTTP/2, while nothing is being answered
+	read    int         // bytes since reading began; owned by the reader
+	holding atomic.Bool // a turn
 }
 
 func newVisitor(c net.Conn, l *lobby) *visitor {
@@ -47,7 +49,7 @@ func newVisitor(c net.Conn, l *lobby) *visitor {
 	return v
 }
 
-// errLargeHeader ends a connection whose turn does not come in the time that a header has.
+// errLargeHeader ends a connection whose turn does not come within turnPatience.
 var errLargeHeader = errors.New("too many large requests at a time")
 
 // Read implements net.Conn.
@@ -62,20 +64,20 @@ func (v *visitor) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// await waits for a turn.
+// await waits for a turn. The time for the header begins when that has come.
 func (v *visitor) await() error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for begun := time.Now(); ; {
 		select {
 		case v.lobby.turns <- struct{}{}:
 			v.holding.Store(true)
-			return nil
+			return v.Conn.SetReadDeadline(time.Now().Add(headerTimeout))
 		case now := <-tick.C:
 			if v.closed.Load() {
 				return net.ErrClosed
 			}
-			if d := v.deadline.Load(); d != 0 && now.UnixNano() > d {
+			if now.Sub(begun) > turnPatience {
 				v.lobby.refused.Inc()
 				return errLargeHeader
 			}
@@ -103,26 +105,6 @@ func (v *visitor) done() {
 	if v.holding.Swap(false) {
 		<-v.lobby.turns
 	}
-}
-
-// SetReadDeadline implements net.Conn.
-func (v *visitor) SetReadDeadline(t time.Time) error {
-	v.setDeadline(t)
-	return v.Conn.SetReadDeadline(t)
-}
-
-// SetDeadline implements net.Conn.
-func (v *visitor) SetDeadline(t time.Time) error {
-	v.setDeadline(t)
-	return v.Conn.SetDeadline(t)
-}
-
-func (v *visitor) setDeadline(t time.Time) {
-	ns := int64(0)
-	if !t.IsZero() {
-		ns = t.UnixNano()
-	}
-	v.deadline.Store(ns)
 }
 
 // Close implements net.Conn.

@@ -293,7 +293,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 						s.lobby.state(c, now)
 					}
 				},
-				ReadHeaderTimeout: 10 * time.Second,
+				ReadHeaderTimeout: headerTimeout,
 				IdleTimeout:       time.Minute,
 				MaxHeaderBytes:    headerBytes,
 				// Requests that last end with ctx, so that Shutdown need not wait for them.

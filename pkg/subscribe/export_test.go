@@ -369,4 +369,6 @@ func ParseUpdate(message []byte) (filter [3]int, ignored bool, err error) {
 	return sizes(f), false, nil
 }
 
-func sizes(f *Filter) [3]int { return [3]int{len(f.collections.Exact), len(f.collections.Prefixes), len(f.dids)} }
+func sizes(f *Filter) [3]int {
+	return [3]int{len(f.collections.Exact), len(f.collections.Prefixes), len(f.dids)}
+}

@@ -49,7 +49,7 @@ func TestPingFlood(t *testing.T) {
 
 // TestOptionsFlood: of options updates a few a second take effect, in order, however many come.
 func TestOptionsFlood(t *testing.T) {
-	w := newWorld(t, func(s *settings) { s.sub.PingInterval, s.sub.StallTimeout = 500*time.Millisecond, 2*time.Second })
+	w := newWorld(t, nil)
 	flooder, other := w.dialRaw("wantedDids=did:plc:none", 0), w.dial("wantedDids=did:plc:other")
 	const updates = 20_000
 	begun := time.Now()
@@ -78,8 +78,19 @@ func TestOptionsFlood(t *testing.T) {
 	if most := subscribe.MessageRate * (2 + time.Since(begun).Seconds()); err != nil || float64(n) > most {
 		t.Errorf("update %d is in force after %s, at most %.0f should be: %s", n, time.Since(begun), most, p)
 	}
+}
+
+// TestGoneAfterAFlood: a peer that leaves more messages than are read in an hour, and goes, does
+// not stay for that.
+func TestGoneAfterAFlood(t *testing.T) {
+	t.Parallel() // it waits, mostly
+	w := newWorld(t, func(s *settings) { s.sub.PingInterval, s.sub.StallTimeout = 2*time.Second, 2*time.Second })
+	flooder := w.dialRaw("", 0)
+	flooder.conn.SetWriteBuffer(1 << 20)
+	flooder.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	flooder.conn.Write(bytes.Repeat(masked(0x81, []byte(`{"type":"none"}`)), 50_000))
 	flooder.conn.Close()
-	w.connected(1)
+	w.connected(0)
 }
 
 // TestFragmentsWithoutEnd: a message may come in as many fragments as its peer likes. While it

@@ -4,8 +4,9 @@
 VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
+SOAK ?= 1h
 
-.PHONY: all build static test test-static race lint vuln fuzz bench bench-ingest bench-fanout bench-replay bench-dictionary bench-smoke compat deploy-test soak dictionary demo run docker
+.PHONY: all build static test test-static race lint vuln fuzz bench bench-ingest bench-fanout bench-replay bench-vps bench-dictionary bench-smoke compat deploy-test soak soak-kill dictionary demo run docker
 
 all: lint test
 
@@ -48,14 +49,19 @@ bench-fanout: ## what consumers of all kinds cost the daemon, in twenty minutes
 bench-replay: ## what replaying the buffer costs, and what it does to a live consumer, in ten minutes
 	scripts/bench-replay.sh
 
+bench-vps: ## one small machine: one core, 512 MB, 500 consumers of all kinds, for SECS seconds (600)
+	scripts/bench-vps.sh
+
 bench-dictionary: ## what each dictionary makes of real events, and how fast, in a minute
 	cd pkg/train && SLIPSTREAM_BENCH_DICTIONARY=1 go test -count=1 -run '^TestBenchDictionary$$'
 
-bench-smoke: ## the benchmark scripts still run; their figures mean nothing
+bench-smoke: ## the benchmark scripts and the soak still run; their figures mean nothing
 	FRAMES=40000 RECORDS=20 scripts/bench-ingest.sh
 	SECS=3 RECORDS=20 scripts/bench-latency.sh
 	scripts/bench-fanout.sh --smoke
 	scripts/bench-replay.sh --smoke
+	SECS=2 scripts/bench-vps.sh --smoke
+	$(MAKE) soak SOAK=20s
 
 compat: build ## what other people wrote, from their registries, against the real binary: clients, a PDS, a certificate authority
 	SLIPSTREAM_COMPAT=1 go test -count=1 -parallel 4 -timeout 30m -v -run '^TestCompat$$' ./scripts/compat
@@ -64,7 +70,10 @@ compat: build ## what other people wrote, from their registries, against the rea
 deploy-test: build ## what an installation needs beside the binary, with systemd, Caddy, nginx and Prometheus
 	SLIPSTREAM_DEPLOY=1 go test -count=1 -timeout 15m -v ./scripts/deploy
 
-soak: ## what takes too long for every change
+soak: ## the daemon left alone for SOAK with everything that can happen to it at once
+	SLIPSTREAM_SOAK=$(SOAK) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./scripts/soak
+
+soak-kill: ## kill -9, two hundred times at full speed
 	SLIPSTREAM_TEST_KILLS=200 go test -count=1 -timeout 60m -run '^TestKill$$' ./cmd/slipstream
 
 dictionary: ## train a new zstd dictionary, in two minutes

@@ -26,6 +26,9 @@ type conn struct {
 	walker  walker
 	tracker tracker
 
+	// Of one that comes back.
+	heard   time.Time     // when it last got events
+	silence time.Duration // the longest time without
 	// Of a paced consumer.
 	quota  float64 // events that it may read now
 	ticked time.Time
@@ -83,7 +86,7 @@ func (l *loop) handshake(c *conn) []byte {
 		u.RawQuery += s
 	}
 	query(c.query)
-	if c.track {
+	if c.track && (!c.since || c.tracker.last != 0) {
 		if cursor := c.tracker.resume(); cursor != 0 {
 			query(fmt.Sprintf("cursor=%d", cursor))
 		}
@@ -157,6 +160,13 @@ func (l *loop) read(c *conn, buf []byte) int {
 	err = c.walker.walk(b, l.visit)
 	l.events.Add(l.gotEvents)
 	l.bytes.Add(l.gotBytes)
+	if l.gotEvents > 0 && l.config().resume {
+		now := time.Now()
+		if !c.heard.IsZero() {
+			c.silence = max(c.silence, now.Sub(c.heard))
+		}
+		c.heard = now
+	}
 	switch {
 	case errors.Is(err, errAgain):
 		l.hangUp(c)

@@ -67,6 +67,24 @@ func (l *lateness) arrived(payload []byte, _ int) {
 	}
 }
 
+// stored takes an event of a replay: its commit is not missing, also if it arrived before the
+// relay's own stream had it here.
+func (l *lateness) stored(payload []byte, _ int) {
+	if _, rev, ok := bytes.Cut(payload, revField); ok {
+		rev, _, _ = bytes.Cut(rev, []byte{'"'})
+		l.mu.Lock()
+		delete(l.sent, string(rev))
+		l.mu.Unlock()
+	}
+}
+
+// missing returns how many commits the relay has sent of which nothing has arrived or is stored.
+func (l *lateness) missing() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.sent)
+}
+
 // reset forgets everything.
 func (l *lateness) reset() {
 	l.mu.Lock()

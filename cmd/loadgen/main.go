@@ -33,6 +33,13 @@ type replayConfig struct {
 	repeat      int // how often each replay is measured
 }
 
+// vpsConfig is what the command of that name can be told.
+type vpsConfig struct {
+	benchConfig
+	held    string // what the daemon is held to, for the table
+	upgrade string // shell command that puts another build in the daemon's place; "": none
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -120,6 +127,17 @@ func command() *cli.Command {
 					return replay(ctx, cmd.Root().Writer, replayConfig{
 						benchConfig: benchConfigOf(cmd), events: cmd.Int("events"), liveSeconds: cmd.Int("live-seconds"), repeat: cmd.Int("repeat"),
 					})
+				},
+			},
+			{
+				Name:  "vps",
+				Usage: "start a relay and a daemon, measure it with 500 consumers of all kinds, restart it under them, and print a markdown table",
+				Flags: append([]cli.Flag{
+					&cli.StringFlag{Name: "held", Value: "nothing", Usage: "what the daemon is held to, a `text` for the table"},
+					&cli.StringFlag{Name: "upgrade", Usage: "shell `command` that puts another build in the place of the daemon's program"},
+				}, benchFlags...),
+				Action: func(ctx context.Context, cmd *cli.Command) error {
+					return vps(ctx, cmd.Root().Writer, vpsConfig{benchConfig: benchConfigOf(cmd), held: cmd.String("held"), upgrade: cmd.String("upgrade")})
 				},
 			},
 		},

@@ -14,4 +14,6 @@ func consume(context.Context, io.Writer, string, string, int, int64) error { ret
 
 func fanout(context.Context, io.Writer, benchConfig) error { return errNotLinux }
 
+func vps(context.Context, io.Writer, vpsConfig) error { return errNotLinux }
+
 func replay(context.Context, io.Writer, replayConfig) error { return errNotLinux }

@@ -26,6 +26,8 @@ type sample struct {
 	stored, accepted, written float64 // bytes
 	subscribers, ended        int     // consumers
 	goroutines, descriptors   int
+	dropped, gaps             int    // what the relay sent and could not be delivered; what it did not send
+	version                   string // of the program
 }
 
 // cpu is what the process has used, in the kernel too.
@@ -72,6 +74,13 @@ func look(ctx context.Context, pid int, metrics string) (s sample, err error) {
 			s.subscribers = int(value)
 		case "slipstream_subscribers_ended_total":
 			s.ended += int(value)
+		case "slipstream_ops_dropped_total", "slipstream_frames_dropped_total", "slipstream_upstream_messages_dropped_total":
+			s.dropped += int(value)
+		case "slipstream_upstream_gaps_total":
+			s.gaps += int(value)
+		case "slipstream_build_info":
+			_, s.version, _ = strings.Cut(labels, `version="`)
+			s.version, _, _ = strings.Cut(s.version, `"`)
 		case "go_goroutines":
 			s.goroutines = int(value)
 		case "process_open_fds":

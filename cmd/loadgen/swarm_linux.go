@@ -55,6 +55,7 @@ type spec struct {
 	query  string  // without the cursor
 	v2     bool    // of subscribeEvents
 	cursor int64   // 0: live
+	since  bool    // cursor may be no event that it wants; what comes from there on is new to it
 	track  bool    // check its stream: see tracker
 	sizes  bool    // the same for one that is compressed, of which only sizes are seen
 	most   int64   // events after which it is finished, of one that is checked; 0: never
@@ -109,7 +110,9 @@ func newSwarm(config swarmConfig, specs []spec) (*swarm, error) {
 		if config.rate > 0 {
 			c.due = s.began.Add(time.Duration(float64(i) / config.rate * float64(time.Second)))
 		}
-		c.tracker.last = spec.cursor
+		if !spec.since {
+			c.tracker.last = spec.cursor
+		}
 		l := s.loops[i%len(s.loops)]
 		l.conns = append(l.conns, c)
 	}
@@ -168,6 +171,19 @@ func (s *swarm) totals() (events, bytes int64) {
 func (s *swarm) streams() (all []tracker) {
 	s.each(func(_ *loop, c *conn) { all = append(all, c.tracker) })
 	return all
+}
+
+// unheard forgets how long consumers have waited for events.
+func (s *swarm) unheard() { s.each(func(_ *loop, c *conn) { c.silence = 0 }) }
+
+// silence returns the longest time that a consumer of everything has been without an event.
+func (s *swarm) silence() (longest time.Duration) {
+	s.each(func(_ *loop, c *conn) {
+		if c.query == "" && !c.paced {
+			longest = max(longest, c.silence)
+		}
+	})
+	return longest
 }
 
 // hurry makes paced consumers read as fast as they can.

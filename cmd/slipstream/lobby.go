@@ -24,7 +24,7 @@ const (
 	lobbyPatience = 2 * time.Second
 )
 
-// lobby holds the public connections that are no subscribers: those whose request has yet
+// lobby holds the public connections that carry no subscriber: those whose request has yet
 // to come or is being answered, and those kept alive after one. A crowd that connects and
 // then asks for nothing, or does so byte by byte, could otherwise take every descriptor.
 // When the lobby is full the server accepts no more: newcomers wait in the kernel's queue,
@@ -39,19 +39,22 @@ type lobby struct {
 	left    chan struct{} // from leave to admit, when somebody has left; capacity 1: once is enough
 
 	mu    sync.Mutex // guards everything below
-	order list.List  // of guest, the oldest first
-	index map[net.Conn]*list.Element
+	order list.List  // of *guest, those inside, the oldest first
+	index map[net.Conn]*guest
 }
 
-// guest is a connection in the lobby.
+// guest is a connection in the lobby, or one that has left it to carry subscribers without
+// websockets: such a connection may come back.
 type guest struct {
-	conn  net.Conn
-	since time.Time
+	conn    net.Conn
+	since   time.Time
+	inside  *list.Element // nil: it carries subscribers
+	streams int           // which it carries
 }
 
 func newLobby(places int, reg prometheus.Registerer, log *slog.Logger) *lobby {
 	l := &lobby{
-		places: places, log: log, turns: make(chan struct{}, largeHeaders), left: make(chan struct{}, 1), index: map[net.Conn]*list.Element{},
+		places: places, log: log, turns: make(chan struct{}, largeHeaders), left: make(chan struct{}, 1), index: map[net.Conn]*guest{},
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "slipstream_http_connections_refused_total", Help: "Public connections closed for taking a place without becoming a consumer, while others waited.",
 		}),
@@ -76,7 +79,7 @@ func (l *lobby) admit(c net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.order.Len() >= l.places {
-		oldest := l.order.Front().Value.(guest)
+		oldest := l.order.Front().Value.(*guest)
 		wait := lobbyPatience - time.Since(oldest.since)
 		if wait <= 0 {
 			l.removeLocked(oldest.conn)
@@ -94,22 +97,67 @@ func (l *lobby) admit(c net.Conn) {
 		}
 		l.mu.Lock()
 	}
-	l.index[c] = l.order.PushBack(guest{c, time.Now()})
+	g := &guest{conn: c}
+	l.index[c] = g
+	l.enterLocked(g)
 }
 
-func (l *lobby) leave(c net.Conn) {
+func (l *lobby) enterLocked(g *guest) {
+	g.since = time.Now()
+	g.inside = l.order.PushBack(g)
+}
+
+// streaming is a subscribe.Config's: connections leave the lobby as long as they carry
+// subscribers, which are counted elsewhere. Who comes back finds room in any case: the lobby
+// may be too full then, but all connections together are no more than before, and newcomers
+// wait.
+func (l *lobby) streaming(c net.Conn, begins bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.removeLocked(c)
+	g := l.index[c]
+	if g == nil {
+		return // it is closed
+	}
+	if begins {
+		if v := visitorOf(c); v != nil {
+			v.done() // the request has been read, and is forgotten
+		}
+		g.streams++
+	} else {
+		g.streams--
+	}
+	switch {
+	case g.streams == 0:
+		l.enterLocked(g)
+	case g.inside != nil:
+		l.order.Remove(g.inside)
+		g.inside = nil
+		l.tellLocked()
+	}
+}
+
+// tellLocked lets who waits in admit look again.
+func (l *lobby) tellLocked() {
 	select {
 	case l.left <- struct{}{}:
 	default:
 	}
 }
 
+func (l *lobby) leave(c net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.removeLocked(c)
+	l.tellLocked()
+}
+
 func (l *lobby) removeLocked(c net.Conn) {
-	if e, ok := l.index[c]; ok {
-		l.order.Remove(e)
-		delete(l.index, c)
+	g := l.index[c]
+	if g == nil {
+		return
 	}
+	if g.inside != nil {
+		l.order.Remove(g.inside)
+	}
+	delete(l.index, c)
 }

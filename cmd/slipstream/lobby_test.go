@@ -78,6 +78,63 @@ func TestLobby(t *testing.T) {
 	})
 }
 
+// Who carries subscribers without websockets is not in the lobby, until the last of them is
+// gone.
+func TestLobbyStreaming(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLobby(2, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+		var ours, theirs [5]net.Conn
+		for i := range ours {
+			ours[i], theirs[i] = net.Pipe()
+			defer ours[i].Close()
+			defer theirs[i].Close()
+		}
+		begin := time.Now()
+		admitted := func(i int, after time.Duration) {
+			t.Helper()
+			l.state(ours[i], http.StateNew)
+			if got := time.Since(begin).Round(100 * time.Millisecond); got != after {
+				t.Errorf("connection %d was admitted after %v, want %v", i, got, after)
+			}
+		}
+		inside := func(want int) {
+			t.Helper()
+			if n := l.order.Len(); n != want {
+				t.Errorf("%d are inside, want %d", n, want)
+			}
+		}
+		admitted(0, 0)
+		l.streaming(ours[0], true)
+		l.streaming(ours[0], true)
+		inside(0)
+		admitted(1, 0)
+		admitted(2, 0)
+		l.streaming(ours[0], false)
+		inside(2)
+		time.AfterFunc(time.Second, func() { l.streaming(ours[1], true) })
+		admitted(3, time.Second)
+		// However long it has streamed, who comes back is the youngest, and lets nobody in.
+		l.streaming(ours[0], false)
+		inside(3)
+		time.AfterFunc(500*time.Millisecond, func() { l.state(ours[3], http.StateClosed) })
+		admitted(4, 2*time.Second)
+		for i, want := range []bool{false, false, true} {
+			if isClosed(theirs[i]) != want {
+				t.Errorf("connection %d: closed %v, want %v", i, !want, want)
+			}
+		}
+		// It may be closed before its subscribers are gone.
+		l.state(ours[1], http.StateClosed)
+		l.streaming(ours[1], false)
+		for i := range ours {
+			l.state(ours[i], http.StateClosed)
+		}
+		if inside(0); len(l.index) != 0 {
+			t.Errorf("%d are known when all have left", len(l.index))
+		}
+	})
+}
+
 // A crowd of connections that never finish their request does not keep a consumer out
 // for long, and when it goes nothing of it stays.
 func TestSlowHandshakes(t *testing.T) {
@@ -108,6 +165,11 @@ func TestSlowHandshakes(t *testing.T) {
 		crowd = nil
 	}
 	defer leave()
+	stream, err := http.Get("http://" + addr + "/subscribe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
 	come(places + 200)
 	begin := time.Now()
 	dialer := websocket.Dialer{HandshakeTimeout: 9 * time.Second} // less than the header timeout
@@ -117,9 +179,10 @@ func TestSlowHandshakes(t *testing.T) {
 	}
 	defer ws.Close()
 	t.Logf("the consumer got in after %v", time.Since(begin).Round(time.Millisecond))
-	testproc.WaitFor(t, "the subscriber", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == 1 })
+	// The one without a websocket, who came first of all, has not had to go.
+	testproc.WaitFor(t, "both subscribers", func() bool { return scrape(t, metrics)["slipstream_subscribers"] == 2 })
 	m := scrape(t, metrics)
-	if m["slipstream_http_connections_refused_total"] < 200 || m["slipstream_subscribers"] != 1 {
+	if m["slipstream_http_connections_refused_total"] < 200 || m["slipstream_subscribers"] != 2 {
 		t.Errorf("%v connections were refused, %v subscribers are there", m["slipstream_http_connections_refused_total"], m["slipstream_subscribers"])
 	}
 	if got := m["process_open_fds"]; got > before+float64(places)+20 {
@@ -130,7 +193,7 @@ func TestSlowHandshakes(t *testing.T) {
 	}
 	leave()
 	testproc.WaitFor(t, "the crowd's end", func() bool { return scrape(t, metrics)["process_open_fds"] <= before+10 })
-	if got := scrape(t, metrics)["slipstream_subscribers"]; got != 1 {
+	if got := scrape(t, metrics)["slipstream_subscribers"]; got != 2 {
 		t.Errorf("%v subscribers are left", got)
 	}
 	// A full lobby does not hold up the end.

@@ -106,7 +106,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger, reload *reloader) er
 	lobby := newLobby(files.lobby, registry, log)
 	server := subscribe.New(subscribe.Config{
 		Log: events, Dictionaries: known, Version: buildVersion(),
-		Limits: subscriberLimits(cfg, files), Logger: log, Registerer: registry,
+		Limits: subscriberLimits(cfg, files), Streaming: lobby.streaming, Logger: log, Registerer: registry,
 	})
 
 	// Each part has a context of its own, so that they can be ended one after the other.
@@ -298,6 +298,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 				MaxHeaderBytes:    headerBytes,
 				// Requests that last end with ctx, so that Shutdown need not wait for them.
 				BaseContext: func(net.Listener) context.Context { return ctx },
+				ConnContext: subscribe.ConnContext,
 				ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 				TLSConfig:   s.tls,
 			}

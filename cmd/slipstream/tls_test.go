@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -85,6 +86,34 @@ func TestServeTLS(t *testing.T) {
 				t.Fatalf("%s: message %d: %v", path, i, err)
 			}
 		}
+	}
+	// Who offers HTTP/2 gets it, be it a browser's stream; who does not, as no websocket does,
+	// gets HTTP/1.1.
+	for offer, want := range map[string]string{"h2 http/1.1": "h2", "http/1.1": "http/1.1", "": ""} {
+		hello := encryption.Clone()
+		hello.NextProtos = strings.Fields(offer)
+		c, err := tls.Dial("tcp", d.addr, hello)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.ConnectionState().NegotiatedProtocol; got != want {
+			t.Errorf("to who offers %q it speaks %q", offer, got)
+		}
+		c.Close()
+	}
+	stream, err := client.Get("https://" + cfg.ListenAddr + "/subscribe?cursor=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
+	lines := bufio.NewScanner(stream.Body)
+	for i := range 500 {
+		if !lines.Scan() || !strings.Contains(lines.Text(), "time_us") {
+			t.Fatalf("%s: line %d: %q %v", stream.Proto, i, lines.Text(), lines.Err())
+		}
+	}
+	if stream.ProtoMajor != 2 {
+		t.Errorf("a stream came by %s", stream.Proto)
 	}
 	resp, err := http.Get("http://" + d.addr + "/")
 	if err != nil {

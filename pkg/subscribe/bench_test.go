@@ -21,7 +21,7 @@ import (
 )
 
 // drainEnv makes the test binary a crowd of consumers: "<address> <query> <how many>
-// <bytes each waits for>". They say when all are connected, and end when all have as
+// <bytes each waits for> <what they accept, or websocket>". They say when all are connected, and end when all have as
 // many bytes.
 const drainEnv = "SLIPSTREAM_TEST_DRAIN"
 
@@ -33,11 +33,20 @@ func drain() {
 	for range n {
 		conn, err := net.Dial("tcp", f[0])
 		if err == nil {
-			fmt.Fprintf(conn, "GET /subscribe?%s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", f[1])
+			header := "Accept: " + f[4]
+			if f[4] == "websocket" {
+				header = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+			}
+			fmt.Fprintf(conn, "GET /subscribe?%s HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", f[1], header)
 			br := bufio.NewReader(conn)
-			if _, err = http.ReadResponse(br, nil); err == nil {
+			var resp *http.Response
+			if resp, err = http.ReadResponse(br, nil); err == nil {
+				stream := io.Reader(br)
+				if f[4] != "websocket" {
+					stream = resp.Body
+				}
 				go func() {
-					_, err := io.CopyN(io.Discard, br, want)
+					_, err := io.CopyN(io.Discard, stream, want)
 					done <- err
 				}()
 				continue
@@ -60,8 +69,14 @@ func drain() {
 // wait returns when they have all that they want.
 func (w *world) crowd(query string, n int, bytes int64) (wait func()) {
 	w.t.Helper()
+	return w.crowdBy("websocket", query, n, bytes)
+}
+
+// crowdBy starts consumers of another kind: see drainEnv.
+func (w *world) crowdBy(kind, query string, n int, bytes int64) (wait func()) {
+	w.t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %d", drainEnv, w.addr, query, n, bytes))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %d %s", drainEnv, w.addr, query, n, bytes, kind))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		w.t.Fatal(err)
@@ -95,48 +110,62 @@ func cpu(b *testing.B) time.Duration {
 // sockets, and with the commit of the chunks, which consumers=0 shows by itself; chunks
 // are made beforehand, and the consumers are another process.
 func BenchmarkFanout(b *testing.B) {
-	const chunks, size = 100, 20
 	for _, consumers := range []int{0, 1, 100, 1000} {
-		b.Run(fmt.Sprintf("consumers=%d", consumers), func(b *testing.B) {
-			var used time.Duration
-			for range b.N {
-				w := newWorld(b, func(s *settings) { s.disk = true })
-				w.feed.bulk = true
-				var all []*eventlog.Chunk
-				bytes, prev := int64(0), event.Cursor(0)
-				for range chunks {
-					w.feed.post(size)
-					c := w.feed.seal(prev)
-					prev = c.Last()
-					bytes += int64(c.Size(eventlog.JSON))
-					all = append(all, c)
-				}
-				wait := func() {}
-				if consumers > 0 {
-					wait = w.crowd("x", consumers, bytes)
-					w.connected(consumers)
-					eventually(b, "all have begun", func() bool { return w.srv.Waiting() == 0 })
-				}
-				tick := time.NewTicker(20 * time.Millisecond)
-				begin := cpu(b)
-				for _, c := range all {
-					<-tick.C
-					if err := w.log.Append(b.Context(), []*eventlog.Chunk{c}, nil); err != nil {
-						b.Fatal(err)
-					}
-				}
-				wait()
-				used += cpu(b) - begin
-				tick.Stop()
-				w.stop()
-			}
-			events := float64(b.N * chunks * size)
-			if consumers > 0 {
-				b.ReportMetric(float64(used)/events/float64(consumers), "cpu-ns/delivery")
-			}
-			b.ReportMetric(float64(used)/events, "cpu-ns/event")
-		})
+		b.Run(fmt.Sprintf("consumers=%d", consumers), func(b *testing.B) { benchmarkFanout(b, "websocket", consumers) })
 	}
+}
+
+// BenchmarkFanoutStreams is the same for who comes without a websocket, and for who does
+// not, to compare.
+func BenchmarkFanoutStreams(b *testing.B) {
+	for _, consumers := range []int{100, 1000} {
+		for _, kind := range []string{"websocket", "application/x-ndjson", "text/event-stream"} {
+			b.Run(fmt.Sprintf("consumers=%d/%s", consumers, kind), func(b *testing.B) { benchmarkFanout(b, kind, consumers) })
+		}
+	}
+}
+
+func benchmarkFanout(b *testing.B, kind string, consumers int) {
+	const chunks, size = 100, 20
+	// A frame's header, of events of this size, and what is there instead of it.
+	around := map[string]int{"websocket": 4, "application/x-ndjson": 1, "text/event-stream": len("id: 1790000000000001\ndata: \n\n")}[kind]
+	var used time.Duration
+	for range b.N {
+		w := newWorld(b, func(s *settings) { s.disk = true })
+		w.feed.bulk = true
+		var all []*eventlog.Chunk
+		bytes, prev := int64(0), event.Cursor(0)
+		for range chunks {
+			w.feed.post(size)
+			c := w.feed.seal(prev)
+			prev = c.Last()
+			bytes += int64(c.Size(eventlog.JSON) + size*(around-4))
+			all = append(all, c)
+		}
+		wait := func() {}
+		if consumers > 0 {
+			wait = w.crowdBy(kind, "x", consumers, bytes)
+			w.connected(consumers)
+			eventually(b, "all have begun", func() bool { return w.srv.Waiting() == 0 })
+		}
+		tick := time.NewTicker(20 * time.Millisecond)
+		begin := cpu(b)
+		for _, c := range all {
+			<-tick.C
+			if err := w.log.Append(b.Context(), []*eventlog.Chunk{c}, nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+		wait()
+		used += cpu(b) - begin
+		tick.Stop()
+		w.stop()
+	}
+	events := float64(b.N * chunks * size)
+	if consumers > 0 {
+		b.ReportMetric(float64(used)/events/float64(consumers), "cpu-ns/delivery")
+	}
+	b.ReportMetric(float64(used)/events, "cpu-ns/event")
 }
 
 // BenchmarkReplay reads everything on disk for one consumer; its CPU is counted as

@@ -58,7 +58,11 @@ func TestCursors(t *testing.T) {
 // handshakes returns how many consumers have connected.
 func (w *world) handshakes() float64 {
 	w.t.Helper()
-	return w.metric("slipstream_subscribes_total", "v1") + w.metric("slipstream_subscribes_total", "v2")
+	n := 0.0
+	for _, protocol := range []string{"v1", "v2", "sse", "ndjson"} {
+		n += w.metric("slipstream_subscribes_total", protocol)
+	}
+	return n
 }
 
 // begun returns when every subscriber has looked up its cursor.

@@ -66,6 +66,52 @@
 // also ignores gorilla's write deadlines: one second for a control frame would break a
 // blocked data write.
 //
+// # Without a websocket
+//
+// GET /subscribe without an upgrade is answered with a stream: server-sent events for who
+// accepts text/event-stream, and otherwise NDJSON. It is the same subscriber. What differs is
+// the framing of its encoding, which is derived once per chunk for everybody, and its socket,
+// which is the response (response.go): the handler waits, and whoever has the writing role
+// writes to it, 32 KiB at most, and flushes. Where the kernel has nothing left of what was
+// written before, and the connection is not shared, that is over at once and done on the spot;
+// else it is copied, and a goroutine waits, as on TLS. A delivery takes 1.7 times the CPU of
+// one by websocket (BenchmarkFanoutStreams): net/http writes what is larger than 4 KB in two
+// pieces. A subscriber at rest is two goroutines and 35 to 40 KB, most of it net/http's,
+// measured with 1,000 on HTTP/1.1.
+//
+// The id of an event is its cursor. Last-Event-ID is what a consumer has got, so it gets what
+// follows, and it counts more than the cursor in the URL, which an EventSource sends again
+// whenever it comes back. When to come back is said first, each time another.
+//
+// What only a websocket can do is refused and not passed over: requireHello, which waits for
+// a message, and compression, since who asked for it would take the text for a fault. A
+// handshake that has lost its Upgrade on the way, which is what a proxy does that was not told
+// of websockets, gets 426 instead of a stream that no websocket client reads.
+//
+// Content-Encoding is never used. A stored compressed event has no end of line, and its
+// dictionary is one that no browser has; any other form would be made for each consumer, which
+// is what the shared form is there to avoid. Who wants fewer bytes takes a websocket.
+//
+// Where nothing was written for PingInterval a blank line goes out, or a comment. It is not
+// answered, but acknowledged, or not. So nobody is ended for being silent; who is gone has
+// something unsent from then on.
+//
+// At shutdown a stream just ends, which an EventSource takes as a reason to come back. Why the
+// server ends it otherwise, server-sent events say in an event of the type error. Among lines
+// there is no place for that which a program would not take for an event of the network, and
+// a trailer is what nearly nobody looks at; so such a stream breaks off without its proper
+// end, which clients report (curl as error 18 or 92), and the reason is counted.
+//
+// On HTTP/2 streams share a connection, so what that takes is not what a stream takes. As long
+// as a write of a stream's waits, its progress is its own bytes, which are taken as the peer
+// opens the stream's window and the connection has room: one stream that is read does not keep
+// another that is not. Its steps are then those in which the client opens the window, which
+// some do by megabytes. Who stalls has its stream reset. If that does not end it, since
+// nothing passes through the connection at all, the connection is ended after StallTimeout
+// more. Where no write waits, the connection's own acknowledgements count, as for everybody.
+//
+// net/http does not tell which of its connections carries a subscriber; Config.Streaming does.
+//
 // # Who is ended
 //
 // Progress is bytes that the peer acknowledged, not writes that returned. It comes in
@@ -74,9 +120,9 @@
 // stopped. So StallTimeout sets the slowest pace that is served: with 120 s and such a
 // step some 550 bytes per second. A subscriber
 // is ended when it makes none for StallTimeout while there is something to send, when
-// retention passes its position, when it is silent to pings for as long although
-// nothing is unsent, when it breaks the protocol, sends an options_update that makes no
-// sense, or one for which the filters of all together have no room. Where the socket takes
+// retention passes its position, when it is silent to a websocket's pings for as long
+// although nothing is unsent, when it breaks the protocol, sends an options_update that makes
+// no sense, or one for which the filters of all together have no room. Where the socket takes
 // it, a close frame says why.
 //
 // # What v1 clients do

@@ -3,6 +3,10 @@ package subscribe
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
 
 	"slipstream/pkg/event"
 	"slipstream/pkg/eventlog"
@@ -34,16 +38,26 @@ var wireKinds = [...]kinds{
 	v2: kindsOf(event.KindCommit, event.KindIdentity, event.KindAccount, event.KindSync),
 }
 
+// framing says what stands around each event, and around the server's own words.
+type framing uint8
+
+const (
+	frames     framing = iota // a websocket's
+	lines                     // NDJSON
+	sentEvents                // server-sent events
+)
+
 // encoding says in which bytes a subscriber gets its events.
 type encoding struct {
-	wire wire
-	zstd *event.Compressor // nil: as text
+	wire    wire
+	framing framing           // other than frames: on v1 only, as text
+	zstd    *event.Compressor // nil: as text
 }
 
 // stored reports whether the chunk holds its events in the encoding, and under which form.
 func (e encoding) stored(c *eventlog.Chunk) (eventlog.Form, bool) {
 	switch {
-	case e.wire != v1:
+	case e.wire != v1 || e.framing != frames:
 		return 0, false
 	case e.zstd == nil:
 		return eventlog.JSON, true
@@ -53,16 +67,23 @@ func (e encoding) stored(c *eventlog.Chunk) (eventlog.Form, bool) {
 
 // key names the encoding among derived forms.
 func (e encoding) key() uint64 {
-	key := uint64(e.wire) << 32
+	key := uint64(e.framing)<<40 | uint64(e.wire)<<32
 	if e.zstd != nil {
 		key |= uint64(e.zstd.ID())
 	}
 	return key
 }
 
-// append appends an event as a frame. payload is what a chunk has of it: its JSON on the v1
+// append appends an event in its framing. payload is what a chunk has of it: its JSON on the v1
 // wire or, for a sync event, its extra payload. scratch is memory to use, and comes back.
 func (e encoding) append(dst, scratch, payload []byte, entry *eventlog.Entry) (out, used []byte, err error) {
+	switch e.framing {
+	case lines:
+		return append(append(dst, payload...), '\n'), scratch, nil
+	case sentEvents:
+		dst = strconv.AppendInt(append(dst, "id: "...), int64(entry.Cursor), 10)
+		return append(append(append(dst, "\ndata: "...), payload...), "\n\n"...), scratch, nil
+	}
 	if e.wire == v2 {
 		if e.zstd == nil {
 			out, err = event.AppendMessage(dst, payload, entry.Cursor, entry.Kind)
@@ -76,8 +97,17 @@ func (e encoding) append(dst, scratch, payload []byte, entry *eventlog.Entry) (o
 	return e.zstd.AppendQuick(dst, payload), scratch, nil
 }
 
-// envelope is what the v2 wire adds to an event, in the mean.
-const envelope = 96
+// added is how many bytes more than its v1 frame an event has as text: on the v2 wire in the
+// mean, otherwise at most.
+func (e encoding) added() int {
+	switch {
+	case e.wire == v2:
+		return 96
+	case e.framing == sentEvents:
+		return len("id: 1725519626134432\ndata: \n\n")
+	}
+	return 0
+}
 
 // derive makes the form of a chunk that is not stored: see stored.
 func (e encoding) derive(log *eventlog.Log, c *eventlog.Chunk) (d eventlog.Derived, err error) {
@@ -93,7 +123,7 @@ func (e encoding) derive(log *eventlog.Log, c *eventlog.Chunk) (d eventlog.Deriv
 	}
 	size := c.Size(eventlog.Zstd) + c.Size(eventlog.Zstd)/8
 	if e.zstd == nil {
-		size = c.Size(eventlog.JSON) + len(extra) + envelope*len(c.Entries)
+		size = c.Size(eventlog.JSON) + len(extra) + e.added()*len(c.Entries)
 	}
 	d.Bytes, d.Ends = make([]byte, 0, size), make([]uint32, len(c.Entries))
 	var scratch []byte
@@ -171,6 +201,34 @@ func (e encoding) few(log *eventlog.Log, z *event.Decompressor, c *eventlog.Chun
 		return nil
 	})
 	return d, err
+}
+
+// keepAlive is what goes out when nothing else does: what is not acknowledged in time, or
+// answered, shows that nobody is there, and proxies do not end what is not silent.
+func (e encoding) keepAlive() []byte {
+	return [...][]byte{frames: {0x80 | websocket.PingMessage, 0}, lines: []byte("\n"), sentEvents: []byte(":\n\n")}[e.framing]
+}
+
+// farewell is the last that a consumer gets. Among lines there is no place for it that a
+// reader would not take for an event: see Server.respond.
+func (e encoding) farewell(code int, reason string) []byte {
+	switch {
+	case e.framing == lines:
+		return nil
+	case e.framing == sentEvents && code == websocket.CloseGoingAway:
+		return []byte(": " + reason + "\n\n") // nothing is wrong: an EventSource comes back by itself
+	case e.framing == sentEvents:
+		return []byte("event: error\ndata: " + reason + "\n\n")
+	}
+	const limit = 123
+	if len(reason) > limit {
+		reason = reason[:limit]
+		for !utf8.ValidString(reason) {
+			reason = reason[:len(reason)-1]
+		}
+	}
+	message := websocket.FormatCloseMessage(code, reason)
+	return append([]byte{0x80 | websocket.CloseMessage, byte(len(message))}, message...)
 }
 
 // notice returns a text frame of the server's own in the encoding.

@@ -1,9 +1,13 @@
 package subscribe_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"testing"
@@ -121,6 +125,41 @@ func TestFragmentsWithoutEnd(t *testing.T) {
 		if op, p, err := r.frame(); err != nil || op != websocket.PongMessage || string(p) != "done?" {
 			t.Fatalf("got %d %q %v", op, p, err)
 		}
+	}
+}
+
+// TestLongRequestsAreForgotten: what a consumer's request was made of is not kept for as long as the
+// consumer stays, whatever it came over.
+func TestLongRequestsAreForgotten(t *testing.T) {
+	w := newWorld(t, nil)
+	const consumers = 20
+	for size, upgrade := range map[int]string{60_000: "", 500_000: "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"} {
+		before := heapAfterGC()
+		for range consumers {
+			c, err := net.Dial("tcp", w.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(patience))
+			fmt.Fprintf(c, "GET /subscribe?wantedDids=did:plc:a&wantedCollections=app.test.a&wantedCollections=app.test.*&x=%s HTTP/1.1\r\nHost: x\r\n%sX: %s\r\n\r\n",
+				strings.Repeat("x", size), upgrade, strings.Repeat("x", 500_000))
+			if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 200") && !strings.HasPrefix(line, "HTTP/1.1 101") {
+				t.Fatalf("%q, %v", line, err)
+			}
+		}
+		if grown := int64(heapAfterGC()) - int64(before); grown > consumers*100<<10 {
+			t.Errorf("%.10s: %d bytes for each consumer", upgrade, grown/consumers)
+		}
+	}
+	resp, err := http.Get("http://" + w.addr + "/subscribe?x=" + strings.Repeat("x", 64<<10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "without a websocket at most 65536") {
+		t.Errorf("%s %s", resp.Status, body)
 	}
 }
 

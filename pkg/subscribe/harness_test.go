@@ -239,8 +239,9 @@ type settings struct {
 	log  eventlog.Config
 	sub  subscribe.Config
 	wrap func(net.Listener) net.Listener
-	disk bool // a real directory
-	idle bool // Run does not run: the test drives the server
+	http func(*http.Server) // changes it; nil: it is as the daemon's
+	disk bool               // a real directory
+	idle bool               // Run does not run: the test drives the server
 }
 
 func newWorld(t testing.TB, change func(*settings)) *world {
@@ -270,7 +271,10 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 		t.Fatal(err)
 	}
 	// As the daemon's.
-	server := &http.Server{Handler: srv.Handler(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 2 << 20}
+	server := &http.Server{Handler: srv.Handler(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 2 << 20, ConnContext: subscribe.ConnContext}
+	if s.http != nil {
+		s.http(server)
+	}
 	served := make(chan struct{})
 	go func() { defer close(served); server.Serve(s.wrap(l)) }()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -25,9 +25,18 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /dictionary", s.primaryDictionary)
 	mux.HandleFunc("GET /dictionary/{id}", s.dictionary)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Any page may use what is public anyway, and nothing here looks at cookies.
 		w.Header().Set("Access-Control-Allow-Origin", "*")
 		w.Header().Set("Access-Control-Expose-Headers", dictionaryHeader)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+			// A browser asks before a page's request that has headers of its own.
+			w.Header().Set("Access-Control-Allow-Methods", "GET, HEAD")
+			w.Header().Set("Access-Control-Allow-Headers", "*")
+			w.Header().Set("Access-Control-Max-Age", "86400")
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
 		mux.ServeHTTP(w, r)
 	})
 }

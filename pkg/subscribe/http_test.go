@@ -96,7 +96,7 @@ func TestHomeAndHealth(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &health); err != nil || health["version"] != "test" || resp.StatusCode != http.StatusOK {
 		t.Errorf("GET /xrpc/_health: %d %q %v", resp.StatusCode, body, err)
 	}
-	for _, path := range []string{"/", "/xrpc/_health", "/dictionary", "/subscribe", "/subscribe?cursor=x", "/nothing"} {
+	for _, path := range []string{"/", "/xrpc/_health", "/dictionary", "/subscribe?requireHello=true", "/subscribe?cursor=x", "/nothing"} {
 		if resp, _ := get(t, "http://"+w.addr+path); resp.Header.Get("Access-Control-Allow-Origin") != "*" {
 			t.Errorf("GET %s: no CORS header", path)
 		}

@@ -269,7 +269,7 @@ func TestUnfinishedMessage(t *testing.T) {
 }
 
 // certificate returns one for this test.
-func certificate(t *testing.T) tls.Certificate {
+func certificate(t testing.TB) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

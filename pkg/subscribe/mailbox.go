@@ -1,40 +1,33 @@
 package subscribe
 
 import (
-	"slices"
 	"sync"
-	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
 )
 
-// mailbox holds the control frames that wait for the writer. It is bounded: of several
+// mailbox holds the control frames that wait for the writer, or what stands for them without
+// a websocket. It is bounded: of several
 // pongs only the last is owed (RFC 6455 section 5.5.3), and the first close is final.
 type mailbox struct {
-	wake func() // called when something has come; immutable
+	// Immutable.
+	wake     func() // called when something has come
+	encoding encoding
 
 	mu      sync.Mutex // guards everything below
 	ping    []byte
 	pong    []byte
-	closing []byte // the close frame, and what goes out before it
+	closing []byte // the close frame, and what goes out before it; not nil if that is nothing
 }
 
 // frame takes a control frame, which it copies.
 func (m *mailbox) frame(f []byte) {
-	m.put(f)
-	m.wake()
-}
-
-// put is frame without waking anybody.
-func (m *mailbox) put(f []byte) {
 	if len(f) < 2 {
 		return
 	}
 	f = append([]byte(nil), f...)
 	m.mu.Lock()
 	switch int(f[0] & 0x0f) {
-	case websocket.PingMessage:
-		m.ping = f
 	case websocket.PongMessage:
 		m.pong = f
 	case websocket.CloseMessage:
@@ -43,6 +36,14 @@ func (m *mailbox) put(f []byte) {
 		}
 	}
 	m.mu.Unlock()
+	m.wake()
+}
+
+// keepAlive asks the writer to show that the connection lives. It wakes nobody.
+func (m *mailbox) keepAlive() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ping = m.encoding.keepAlive()
 }
 
 // control takes a control message. data is at most 125 bytes.
@@ -51,28 +52,20 @@ func (m *mailbox) control(kind int, data []byte) {
 }
 
 // close asks the writer to end the connection with a code and a reason, which is cut
-// to what a close frame holds.
+// to what a close frame holds, if it goes into one.
 func (m *mailbox) close(code int, reason string) { m.end(nil, code, reason) }
 
 // end is close with a frame that goes out before the close frame; nil: none.
 func (m *mailbox) end(final []byte, code int, reason string) {
-	const limit = 123
-	if len(reason) > limit {
-		reason = reason[:limit]
-		for !utf8.ValidString(reason) {
-			reason = reason[:len(reason)-1]
-		}
-	}
-	message := websocket.FormatCloseMessage(code, reason)
 	m.mu.Lock()
 	if m.closing == nil {
-		m.closing = append(append(slices.Clone(final), 0x80|websocket.CloseMessage, byte(len(message))), message...)
+		m.closing = append(append([]byte{}, final...), m.encoding.farewell(code, reason)...)
 	}
 	m.mu.Unlock()
 	m.wake()
 }
 
-// take returns what is to be written now, and whether a close frame is the last of it.
+// take returns what is to be written now, and whether it is the last.
 func (m *mailbox) take() (frames []byte, last bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,7 +81,7 @@ func (m *mailbox) pending() bool {
 	return m.ping != nil || m.pong != nil || m.closing != nil
 }
 
-// isClosing reports whether a close frame has been taken in.
+// isClosing reports whether the connection is to end, or has ended.
 func (m *mailbox) isClosing() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -26,7 +26,8 @@ func (e ending) String() string {
 type metrics struct {
 	bytes, events prometheus.Counter
 	text          prometheus.Counter                 // bytes of the events' JSON
-	handshakes    [len(wireKinds)]prometheus.Counter // by wire
+	handshakes    [len(wireKinds)]prometheus.Counter // of websockets, by wire
+	streams       [sentEvents + 1]prometheus.Counter // without, by framing
 	rounds        prometheus.Histogram
 	refused       [refusals]prometheus.Counter
 	endings       [endings]prometheus.Counter
@@ -48,6 +49,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		Name: "slipstream_subscribes_total", Help: "Consumers that connected, by protocol.",
 	}, []string{"wire"})
 	m.handshakes = [...]prometheus.Counter{v1: handshakes.WithLabelValues("v1"), v2: handshakes.WithLabelValues("v2")}
+	m.streams = [...]prometheus.Counter{lines: handshakes.WithLabelValues("ndjson"), sentEvents: handshakes.WithLabelValues("sse")}
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "slipstream_subscribes_refused_total", Help: "Requests to subscribe that were refused, by reason.",
 	}, []string{"reason"})

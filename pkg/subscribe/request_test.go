@@ -134,11 +134,13 @@ func TestHandshake(t *testing.T) {
 		}
 		(&client{t: t, ws: ws}).expect(w.feed.all)
 	})
-	t.Run("no websocket", func(t *testing.T) {
-		resp, body := get(t, "http://"+w.addr+"/subscribe?wantedCollections=app.bsky.feed.post")
-		if resp.StatusCode != http.StatusUpgradeRequired || resp.Header.Get("Upgrade") != "websocket" ||
-			!strings.Contains(body, "this is a websocket endpoint") {
-			t.Errorf("got %d %v %q", resp.StatusCode, resp.Header, body)
+	t.Run("half a handshake", func(t *testing.T) {
+		for _, header := range [][]string{{"Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version", "13"}, {"Upgrade", "websocket"}} {
+			resp, body := get(t, "http://"+w.addr+"/subscribe?wantedCollections=app.bsky.feed.post", header...)
+			if resp.StatusCode != http.StatusUpgradeRequired || resp.Header.Get("Upgrade") != "websocket" ||
+				!strings.Contains(body, "proxy") {
+				t.Errorf("%s: got %d %v %q", header[0], resp.StatusCode, resp.Header, body)
+			}
 		}
 	})
 	for _, path := range []string{"/subscribe/", "/nothing", "/subscribe2"} {

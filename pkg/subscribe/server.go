@@ -3,6 +3,7 @@ package subscribe
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -28,6 +29,10 @@ type Config struct {
 	// PingInterval is how often consumers are pinged. Default 30 s.
 	PingInterval time.Duration
 	Limits       // to begin with: see SetLimits
+	// Streaming is told when a connection begins to carry a consumer without a websocket, and
+	// when that has ended; on HTTP/2 there may be several at a time. What has a websocket is
+	// hijacked, which http.Server tells by itself. nil: nobody is told.
+	Streaming func(c net.Conn, begins bool)
 
 	Logger     *slog.Logger          // nil: none
 	Registerer prometheus.Registerer // nil: none
@@ -67,7 +72,8 @@ func (l Limits) withDefaults() *Limits {
 // thousand slow consumers do not fill the machine.
 const sendBuffer = 128 << 10
 
-// Server serves subscribers. Handler may be used only while Run runs.
+// Server serves subscribers. Handler may be used only while Run runs, and by an http.Server
+// whose ConnContext is [ConnContext].
 type Server struct {
 	// Immutable after New.
 	cfg            Config
@@ -147,8 +153,9 @@ func (s *Server) SetLimits(l Limits) {
 }
 
 // closeTimeout is how long consumers get at shutdown to take what is being written to
-// them and the close frame.
-const closeTimeout = 3 * time.Second
+// them and the close frame. Those who have been told to come again find the door closed as
+// long as one who does not read is waited for; who is cut off loses no more than the reason.
+const closeTimeout = time.Second
 
 // Run brings the subscribers what is new and looks after them until ctx ends, then ends
 // them all with a close frame and returns when they are gone.
@@ -186,7 +193,7 @@ func (s *Server) Run(ctx context.Context) error {
 			w.release()
 			late := time.AfterFunc(closeTimeout, func() {
 				for _, sub := range s.all() {
-					abort(sub.raw)
+					sub.abort(true)
 				}
 			})
 			defer late.Stop()
@@ -230,6 +237,9 @@ func (s *Server) check(sub *subscriber, now time.Time, w *writer) {
 	// two calls into the kernel for each idle consumer.
 	if stuck || p.unsent > 0 || sent != p.sent {
 		unsent, acked, ok := outbound(sub.raw)
+		if stuck && sub.shares() {
+			unsent, ok = p.unsent, false // what the connection takes may be somebody else's
+		}
 		if !ok {
 			acked = uint64(sent)
 		}
@@ -237,10 +247,14 @@ func (s *Server) check(sub *subscriber, now time.Time, w *writer) {
 		if !waiting || acked != p.acked || !ok && unsent != p.unsent {
 			p.since = now
 		}
-		p.acked, p.unsent, p.sent = acked, unsent, sent
+		p.acked, p.unsent = acked, unsent
 	} else {
 		p.since = now
 	}
+	if sub.response != nil && sent != p.sent {
+		p.pinged = now
+	}
+	p.sent = sent
 	heard, timeout := time.Unix(0, sub.heard.Load()), s.limits.Load().StallTimeout
 	if waiting || heard.After(p.asked) {
 		// A ping that is stuck behind data, here or in what the peer has yet to read, is no
@@ -252,21 +266,32 @@ func (s *Server) check(sub *subscriber, now time.Time, w *writer) {
 		sub.blame(endedStalled)
 		s.log.Debug("consumer ended: it took nothing for too long", "consumer", sub.raw.RemoteAddr(),
 			"timeout", timeout, "unsent_bytes", p.unsent)
-		abort(sub.raw)
+		sub.abort(p.reset)
+		p.reset, p.since = true, now
 	case sub.box.isClosing():
+	case sub.response != nil:
+		// Whether anybody is there shows by what is acknowledged.
+		if !stuck && now.Sub(p.pinged) >= s.cfg.PingInterval {
+			sub.keepAlive(now, w)
+		}
 	case !waiting && p.pinged.After(heard) && now.Sub(p.asked) > timeout+s.cfg.PingInterval:
 		sub.blame(endedSilent)
 		sub.box.close(websocket.ClosePolicyViolation, "no answer to pings")
 	// Who is heard of needs no ping, but what is heard may be old: messages are read at a rate, and
 	// a write is what tells of a peer that has long gone.
 	case !waiting && (now.Sub(p.pinged) >= s.cfg.PingInterval && now.Sub(heard) >= s.cfg.PingInterval/2 || now.Sub(p.pinged) >= 4*s.cfg.PingInterval):
-		p.pinged = now
-		sub.box.put([]byte{0x80 | websocket.PingMessage, 0})
-		// Here and now: those who came together are pinged together, and a goroutine for each
-		// would take more memory than they do.
-		if sub.take() {
-			sub.step(w)
-		}
+		sub.keepAlive(now, w)
+	}
+}
+
+// keepAlive pings a subscriber, or sends what stands for that.
+func (s *subscriber) keepAlive(now time.Time, w *writer) {
+	s.progress.pinged = now
+	s.box.keepAlive()
+	// Here and now: those who came together are pinged together, and a goroutine for each
+	// would take more memory than they do.
+	if s.take() {
+		s.step(w)
 	}
 }
 
@@ -287,18 +312,25 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 		refused.answer(w)
 		return
 	}
+	serve := s.accept
 	o, err := parseOptions(r, s.cfg.Dictionaries)
+	if !websocket.IsWebSocketUpgrade(r) {
+		if meansWebsocket(r) {
+			askForUpgrade(w)
+			http.Error(w, "a proxy between us has dropped the header Upgrade of this websocket handshake, or half of it: it must pass on Upgrade and Connection", http.StatusUpgradeRequired)
+			return
+		}
+		serve = s.respond
+		if err == nil {
+			err = o.withoutWebsocket(r)
+		}
+	}
 	if err != nil {
 		s.metrics.refused[refusedRequest].Inc()
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if !websocket.IsWebSocketUpgrade(r) {
-		askForUpgrade(w)
-		http.Error(w, websocketOnly(r), http.StatusUpgradeRequired)
-		return
-	}
-	if refused := s.accept(w, r, o); refused != nil {
+	if refused := serve(w, r, o); refused != nil {
 		refused.answer(w)
 	}
 }
@@ -334,16 +366,9 @@ func websocketOnly(r *http.Request) string {
 // accept makes a subscriber of a request whose options are valid. A refusal is for the
 // caller to answer; everything else is answered.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, o options) *refusedError {
-	filter := o.filter
-	sub := s.newSubscriber(o)
-	var refused *refusedError
-	if sub.place, refused = s.admission.enter(s.admission.client(r), filter.cost()); refused != nil {
-		s.metrics.refused[refused.reason].Inc()
+	sub, refused := s.admit(r, o)
+	if refused != nil {
 		return refused
-	}
-	if !s.enter() {
-		sub.place.leave()
-		return errShuttingDown
 	}
 	header := http.Header{}
 	if o.zstd != nil {
@@ -358,20 +383,30 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, o options) *refu
 	}
 	h.conn.capture()
 	sub.ws, sub.raw, sub.socket = ws, h.conn.Conn, newSocket(h.conn.Conn)
-	if tcp := tcpOf(sub.raw); tcp != nil {
-		tcp.SetWriteBuffer(sendBuffer)
-	}
-	now := time.Now()
-	sub.heard.Store(now.UnixNano())
-	sub.progress = progress{since: now, pinged: now, asked: now}
 	s.metrics.handshakes[o.wire].Inc()
-	s.show(sub, filter)
+	s.show(sub, o.filter)
 	// Apart, so that net/http's part of the connection, some 10 KB, is not kept.
 	go func() {
 		defer s.leave(sub)
 		sub.serve()
 	}()
 	return nil
+}
+
+// admit makes a subscriber that has its place, and which Run waits for; one that is not shown
+// must leave both. A refusal is for the caller to answer.
+func (s *Server) admit(r *http.Request, o options) (*subscriber, *refusedError) {
+	sub := s.newSubscriber(o)
+	var refused *refusedError
+	if sub.place, refused = s.admission.enter(s.admission.client(r), o.filter.cost()); refused != nil {
+		s.metrics.refused[refused.reason].Inc()
+		return nil, refused
+	}
+	if !s.enter() {
+		sub.place.leave()
+		return nil, errShuttingDown
+	}
+	return sub, nil
 }
 
 // enter makes Run wait for one subscriber more. It reports whether the server is open.
@@ -387,6 +422,12 @@ func (s *Server) enter() bool {
 
 // show makes a subscriber that has its socket visible to the fan-out and the sweep.
 func (s *Server) show(sub *subscriber, f *Filter) {
+	if tcp := tcpOf(sub.raw); tcp != nil {
+		tcp.SetWriteBuffer(sendBuffer)
+	}
+	now := time.Now()
+	sub.heard.Store(now.UnixNano())
+	sub.progress = progress{since: now, pinged: now, asked: now}
 	s.interest.set(sub, f)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,7 +1,9 @@
 package subscribe
 
 import (
+	"io"
 	"net"
+	"sync"
 )
 
 // socket is what the writing role sees of a connection: it takes what it has room for, at
@@ -15,11 +17,11 @@ type socket interface {
 }
 
 // stream is a socket that can only be written to by waiting: TLS, where a write must be
-// carried through once begun, and systems without vectored writes. A write is copied, so
-// that nothing else is held while it waits, and because on TLS each slice would become a
-// record of its own.
+// carried through once begun, systems without vectored writes, and responses. A write is
+// copied, so that nothing else is held while it waits, and because each slice would become a
+// record of its own on TLS, and a chunk in a response.
 type stream struct {
-	conn    net.Conn
+	out     io.Writer
 	pending []byte
 }
 
@@ -27,7 +29,11 @@ type stream struct {
 // each consumer that takes nothing.
 const streamBytes = 32 << 10
 
+// pendings are buffers of streamBytes.
+var pendings = sync.Pool{New: func() any { return new([streamBytes]byte) }}
+
 func (s *stream) write(bufs net.Buffers) (n int, full bool, err error) {
+	s.pending = pendings.Get().(*[streamBytes]byte)[:0]
 	for _, b := range bufs {
 		b = b[:min(len(b), streamBytes-n)]
 		s.pending = append(s.pending, b...)
@@ -39,7 +45,10 @@ func (s *stream) write(bufs net.Buffers) (n int, full bool, err error) {
 }
 
 func (s *stream) wait() error {
-	_, err := s.conn.Write(s.pending)
+	_, err := s.out.Write(s.pending)
+	if cap(s.pending) == streamBytes {
+		pendings.Put((*[streamBytes]byte)(s.pending[:streamBytes]))
+	}
 	s.pending = nil
 	return err
 }

@@ -18,7 +18,7 @@ func newSocket(c net.Conn) socket {
 			return k
 		}
 	}
-	return &stream{conn: c}
+	return &stream{out: c}
 }
 
 // kernel is a TCP connection that is written to without waiting.
@@ -82,6 +82,26 @@ func (k *kernel) writable(fd uintptr) bool {
 		k.err = err
 		return n != 0 || err != nil
 	}
+}
+
+// drained reports whether the peer has acknowledged everything, so that the kernel takes as
+// much as streamBytes without waiting.
+func drained(c net.Conn) bool {
+	tcp := tcpOf(c)
+	if tcp == nil {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	unsent := -1
+	raw.Control(func(fd uintptr) {
+		if n, err := unix.IoctlGetInt(int(fd), unix.TIOCOUTQ); err == nil {
+			unsent = n
+		}
+	})
+	return unsent == 0
 }
 
 // outbound tells how a connection's bytes fare below us: unsent is how many the peer

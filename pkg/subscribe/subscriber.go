@@ -43,18 +43,19 @@ const (
 // unbegun is the position of a subscriber that waits for its hello.
 const unbegun = -1
 
-// subscriber is one connection. A goroutine of its own reads from it; who writes to it, and
-// when, is in writer.go.
+// subscriber is one connection, or one response. A goroutine of its own reads from the one and
+// waits for the end of the other; who writes to it, and when, is in writer.go.
 type subscriber struct {
 	// Immutable after the handshake.
-	srv     *Server
-	ws      *websocket.Conn // only read from
-	raw     net.Conn
-	socket  socket // raw, for who writes to it
-	box     mailbox
-	options options      // but for the filter, which may change
-	tip     event.Cursor // the log's end before the handshake was answered: what comes after it is live
-	place   place        // in the server
+	srv      *Server
+	ws       *websocket.Conn // only read from; nil: there is a response
+	response *response       // nil: there is a websocket
+	raw      net.Conn        // which others may share: see response
+	socket   socket          // raw or response, for who writes to it
+	box      mailbox
+	options  options      // but for the filter, which may change
+	tip      event.Cursor // the log's end before the handshake was answered: what comes after it is live
+	place    place        // in the server
 
 	filter atomic.Pointer[Filter] // set by the interest index
 
@@ -90,8 +91,9 @@ type progress struct {
 	unsent int
 	sent   int64     // sentBytes
 	since  time.Time // when bytes last left, or there was nothing to send
-	pinged time.Time
+	pinged time.Time // or, without a websocket, when anything was last written
 	asked  time.Time // since when a ping could have been answered
+	reset  bool      // the subscriber has been aborted, if not its connection
 }
 
 // newSubscriber makes a subscriber that has no connection yet. Its role is taken.
@@ -101,7 +103,7 @@ func (s *Server) newSubscriber(o options) *subscriber {
 		srv: s, options: o, tip: s.cfg.Log.Last(),
 		written: make(chan struct{}),
 	}
-	sub.box.wake = sub.wake
+	sub.box.wake, sub.box.encoding = sub.wake, o.encoding
 	sub.state.Store(writing)
 	sub.greeted.Store(!o.hello)
 	sub.position.Store(unbegun)

@@ -202,10 +202,12 @@ func (s *subscriber) finish() outcome {
 		s.timer.Stop()
 	}
 	s.state.Store(over)
-	// Whatever the reason, no more will be sent. The reader goes on for a moment, for the
-	// peer's close frame.
-	s.raw.SetReadDeadline(time.Now().Add(closeLinger))
-	closeWrite(s.raw)
+	if s.response == nil {
+		// Whatever the reason, no more will be sent. The reader goes on for a moment, for the
+		// peer's close frame.
+		s.raw.SetReadDeadline(time.Now().Add(closeLinger))
+		closeWrite(s.raw)
+	}
 	close(s.written)
 	return done
 }
@@ -239,7 +241,7 @@ func (s *subscriber) advance(w *writer) outcome {
 		if s.last {
 			return s.finish()
 		}
-		if s.tail, s.last = s.box.take(); len(s.tail) == 0 {
+		if s.tail, s.last = s.box.take(); len(s.tail) == 0 && !s.last {
 			break
 		}
 	}

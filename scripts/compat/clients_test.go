@@ -113,6 +113,9 @@ var clients = []*client{
 		name: "ws", chain: npm, features: allFeatures, header: true,
 		consume: script(npm, "ws.mjs"),
 	}, {
+		name: "eventsource", chain: npm, features: []feature{plain, filters, resume},
+		consume: script(npm, "eventsource.mjs"),
+	}, {
 		name: "wscat", chain: npm, features: []feature{plain, filters, options, resume, v2wire},
 		consume: terminal(npm, "node_modules/.bin/wscat", "--connect"),
 		odd:     prompts,

@@ -29,6 +29,8 @@
 //     start; started again, it goes on from its cursor. It adds "$type" to nested objects whose
 //     type the lexicons know.
 //   - ws and websockets offer permessage-deflate, which is declined.
+//   - eventsource, which comes without a websocket, resumes after the last event that it got, not
+//     at it: nothing comes again.
 //   - wscat prints its prompt, "> ", in front of the next event when a line has been typed.
 //   - websocat without --exit-on-eof stays when the server has closed the connection, until
 //     something is typed.

@@ -39,7 +39,7 @@ var npm = &toolchain{
 	},
 	build: func(dir string) error {
 		// Node looks for modules from where the source is.
-		return copyTo(dir, "node/order.mjs", "node/skyware.mjs", "node/atcute.mjs", "node/ws.mjs")
+		return copyTo(dir, "node/order.mjs", "node/skyware.mjs", "node/atcute.mjs", "node/ws.mjs", "node/eventsource.mjs")
 	},
 }
 

@@ -129,6 +129,7 @@ func visitorOf(c net.Conn) *visitor {
 // limitHTTP2 gives a server's HTTP/2 the settings of another one, where net/http has only one for
 // both. It is to be called before the server serves.
 func limitHTTP2(server, settings *http.Server) error {
+	//lint:ignore SA1019 what is to be used instead, Server.Protocols, has one limit for both
 	if err := http2.ConfigureServer(server, nil); err != nil {
 		return fmt.Errorf("HTTP/2: %w", err)
 	}

@@ -6,7 +6,7 @@ BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 SOAK ?= 1h
 
-.PHONY: all build static test test-static race lint fuzz bench bench-ingest bench-fanout bench-replay bench-vps bench-dictionary bench-smoke compat deploy-test page test-browser soak soak-kill dictionary demo run docker
+.PHONY: all build static test test-static race lint vuln fuzz bench bench-ingest bench-fanout bench-replay bench-vps bench-dictionary bench-smoke compat deploy-test page test-browser soak soak-kill dictionary demo run docker
 
 all: lint test
 
@@ -30,6 +30,9 @@ lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt needed:"; gofmt -l .; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
+
+vuln: ## known vulnerabilities in what is called, if the database of them can be reached
+	scripts/vuln.sh
 
 fuzz: ## every fuzz test for FUZZTIME
 	scripts/fuzz.sh $(FUZZTIME)

@@ -49,12 +49,22 @@ func shareDescriptors(limit, wanted int) descriptors {
 	return d
 }
 
+// complain says so if there are too few.
+func (d descriptors) complain(log *slog.Logger) {
+	if d.needed > d.limit {
+		log.Warn("the limit of file descriptors is too low: raise it (ulimit -n; LimitNOFILE= in systemd)",
+			"limit", d.limit, "needed", d.needed, "max_subscribers", d.consumers)
+	}
+}
+
 // listener waits while the process is out of descriptors, and says so. net/http would try
 // again as well, but say it on each try, in words that do not tell what to do.
+// With a lobby, what it accepts are visitors.
 type listener struct {
 	net.Listener
-	log  *slog.Logger
-	told throttle
+	log   *slog.Logger
+	lobby *lobby // nil: none
+	told  throttle
 }
 
 // acceptRetry is how long to wait for a descriptor. Whoever connects meanwhile waits in
@@ -71,8 +81,10 @@ func (l *listener) Accept() (net.Conn, error) {
 			advice = "raise the limit (ulimit -n; LimitNOFILE= in systemd) or lower --max-subscribers"
 		case errors.Is(err, syscall.ENFILE):
 			advice = "the whole system has run out: raise fs.file-max"
-		default:
+		case err != nil || l.lobby == nil:
 			return c, err
+		default:
+			return newVisitor(c, l.lobby), nil
 		}
 		if l.told.ok() {
 			l.log.Error("out of file descriptors: nobody can connect; "+advice, "listener", l.Addr(), "limit", descriptorLimit(), "error", err)

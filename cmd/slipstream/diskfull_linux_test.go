@@ -107,6 +107,42 @@ func (h *hog) release() {
 	}
 }
 
+// Where there is no space for the dictionary that --legacy-dictionary names, the start waits until
+// there is, and can be ended.
+func TestFullDiskForDictionary(t *testing.T) {
+	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 73, Loop: 100})
+	disk, data := smallDisk(t, 1<<20), t.TempDir()
+	if err := os.Symlink(disk, filepath.Join(data, keptName)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "d")
+	if err := os.WriteFile(file, otherDictionary(4711), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := &hog{t: t, dir: disk}
+	h.fill()
+	testproc.WaitFor(t, "a full disk", func() bool { return h.free() == 0 })
+	addr := testproc.FreeAddr(t)
+	args := []string{"serve", "--upstream-url", upstream, "--data-dir", data, "--listen-addr", addr, "--metrics-listen-addr", "127.0.0.1:0", "--legacy-dictionary", file}
+	waiting := func() *testproc.Process {
+		p := startProcess(t, nil, args...)
+		testproc.WaitFor(t, "it waits", func() bool { return strings.Contains(p.Output.String(), "the start waits") })
+		return p
+	}
+	p := waiting()
+	p.End(t)
+	if said := p.Output.String(); strings.Count(said, "disk is full, the start waits") != 1 || !strings.Contains(said, "stopped while the disk is full") {
+		t.Errorf("it says:\n%s", said)
+	}
+	p = waiting()
+	h.release()
+	waitHealthy(t, addr)
+	if _, err := os.Stat(keptIn(data).file(4711)); err != nil {
+		t.Error(err)
+	}
+	p.End(t)
+}
+
 // ready asks /readyz.
 func ready(t testing.TB, metrics string) (status int, text string) {
 	t.Helper()

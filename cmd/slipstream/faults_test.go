@@ -39,6 +39,16 @@ func scrape(t testing.TB, addr string) map[string]float64 {
 	return values
 }
 
+// reconnects counts those to the relay.
+func reconnects(m map[string]float64) (n float64) {
+	for name, v := range m {
+		if strings.HasPrefix(name, "slipstream_upstream_reconnects_total{") {
+			n += v
+		}
+	}
+	return n
+}
+
 // receiveExactly checks that a consumer from the start receives what is expected, and
 // nothing else.
 func receiveExactly(t testing.TB, addr string, want []simrelay.Expected) {
@@ -65,6 +75,25 @@ func receiveExactly(t testing.TB, addr string, want []simrelay.Expected) {
 	}
 	if message, err := r.next(300 * time.Millisecond); err == nil {
 		t.Fatalf("one event too many: %s", message)
+	}
+}
+
+// How late the stream is grows while the relay is silent, and is not a number before it has said
+// anything.
+func TestLag(t *testing.T) {
+	const lag = "slipstream_upstream_lag_seconds"
+	relay, _ := testproc.Relay(t, simrelay.Config{Seed: 31, Total: 20, WallClock: true})
+	open := make(chan struct{})
+	d := startDaemon(t, testConfig(t, serveHandler(t, gate(open, relay.Handler()))))
+	if got, ok := scrape(t, d.metrics)[lag]; !ok || !math.IsNaN(got) {
+		t.Errorf("without a frame it is %v", got)
+	}
+	close(open)
+	waitSeq(t, d, simrelay.DefaultFirstSeq+19)
+	before := scrape(t, d.metrics)[lag]
+	testproc.WaitFor(t, "the lag of a silent relay", func() bool { return scrape(t, d.metrics)[lag] > before+1 })
+	if before < 0 || before > 600 {
+		t.Errorf("it was %v seconds", before)
 	}
 }
 
@@ -155,7 +184,7 @@ func TestRelayFaults(t *testing.T) {
 		d := startDaemon(t, testConfig(t, upstream))
 		waitSeq(t, d, simrelay.DefaultFirstSeq+total-1)
 		receiveExactly(t, d.addr, expectedEvents(relay, simrelay.DefaultFirstSeq, simrelay.DefaultFirstSeq+total-1))
-		if got := scrape(t, d.metrics)["slipstream_upstream_reconnects_total"]; got < 3 {
+		if got := reconnects(scrape(t, d.metrics)); got < 3 {
 			t.Errorf("%v reconnects", got)
 		}
 	})
@@ -171,8 +200,8 @@ func TestRelayFaults(t *testing.T) {
 		waitSeq(t, d, simrelay.DefaultFirstSeq+39)
 		receiveExactly(t, d.addr, expectedEvents(relay, simrelay.DefaultFirstSeq, simrelay.DefaultFirstSeq+39))
 		m := scrape(t, d.metrics)
-		if got := m[message+`{reason="message_too_large"}`]; got != 1 || m["slipstream_upstream_reconnects_total"] != 0 {
-			t.Errorf("%v messages too large, %v reconnects", got, m["slipstream_upstream_reconnects_total"])
+		if got := m[message+`{reason="message_too_large"}`]; got != 1 || reconnects(m) != 0 {
+			t.Errorf("%v messages too large, %v reconnects", got, reconnects(m))
 		}
 	})
 }

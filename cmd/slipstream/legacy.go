@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v3"
@@ -185,15 +186,39 @@ func newLegacy(cfg Config, log *slog.Logger) (*legacy, error) {
 	return l, err
 }
 
-// keep keeps what the flag has given. It is to be called before an event is stored.
-func (l *legacy) keep() error {
+// keepRetry is how often a full disk is looked at.
+const keepRetry = 250 * time.Millisecond
+
+// keep keeps what the flag has given. It is to be called before an event is stored: to begin
+// without would leave events that later nobody can read. So it waits for space on a full disk,
+// until ctx ends: then the error is a want of space.
+func (l *legacy) keep(ctx context.Context) error {
 	if l.given == nil {
 		return nil
 	}
-	if err := l.kept.keep(l.given); err != nil {
-		return fmt.Errorf("--legacy-dictionary %s: %w", l.flag, err)
+	for told := false; ; told = true {
+		err := l.kept.keep(l.given)
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("--legacy-dictionary %s: %w", l.flag, err)
+		if !isFull(err) {
+			return err
+		}
+		if !told {
+			l.log.Error("disk is full, the start waits until there is space for the dictionary", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(keepRetry):
+		}
 	}
-	return nil
+}
+
+// isFull reports whether an error is a want of disk space.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // run says which is the primary dictionary, after it has tried, once, to get the one that it

@@ -173,7 +173,7 @@ func outcome(t testing.TB, ctx context.Context, cfg Config) (line string, primar
 	var said bytes.Buffer
 	l, err := newLegacy(cfg, slog.New(slog.NewTextHandler(&said, nil)))
 	if err == nil {
-		err = l.keep()
+		err = l.keep(ctx)
 	}
 	if err == nil {
 		err = l.run(ctx)

@@ -35,6 +35,7 @@ type lobby struct {
 	log     *slog.Logger
 	refused prometheus.Counter
 	told    throttle
+	turns   chan struct{} // taken by visitors with a large request
 	left    chan struct{} // from leave to admit, when somebody has left; capacity 1: once is enough
 
 	mu    sync.Mutex // guards everything below
@@ -53,7 +54,7 @@ type guest struct {
 
 func newLobby(places int, reg prometheus.Registerer, log *slog.Logger) *lobby {
 	l := &lobby{
-		places: places, log: log, left: make(chan struct{}, 1), index: map[net.Conn]*guest{},
+		places: places, log: log, turns: make(chan struct{}, largeHeaders), left: make(chan struct{}, 1), index: map[net.Conn]*guest{},
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "slipstream_http_connections_refused_total", Help: "Public connections closed for taking a place without becoming a consumer, while others waited.",
 		}),
@@ -118,6 +119,9 @@ func (l *lobby) streaming(c net.Conn, begins bool) {
 		return // it is closed
 	}
 	if begins {
+		if v := visitorOf(c); v != nil {
+			v.done() // the request has been read, and is forgotten
+		}
 		g.streams++
 	} else {
 		g.streams--

@@ -105,7 +105,7 @@ func launchDaemon(t testing.TB, cfg Config) *daemon {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, cfg, newLogger(testLog{t}, cfg)) }()
+	go func() { done <- run(ctx, cfg, newLogger(testLog{t}, cfg.LogFormat, cfg.LogLevel), nil) }()
 	stopped := false
 	d := &daemon{t: t, addr: cfg.ListenAddr, metrics: cfg.MetricsListenAddr, stop: func() error {
 		if stopped {

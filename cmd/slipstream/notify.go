@@ -22,6 +22,19 @@ func (m serviceManager) ready() { m.tell(systemd.SdNotifyReady) }
 // stopping says that it is about to end.
 func (m serviceManager) stopping() { m.tell(systemd.SdNotifyStopping) }
 
+// reloading says that it reads its settings again, reloaded that it has, or why in vain.
+func (m serviceManager) reloading() {
+	m.tell(systemd.SdNotifyReloading + "\n" + systemd.SdNotifyMonotonicUsec())
+}
+
+func (m serviceManager) reloaded(err error) {
+	status := "STATUS="
+	if err != nil {
+		status += "reload refused, nothing has changed: " + safeText(err.Error())
+	}
+	m.tell(systemd.SdNotifyReady + "\n" + status)
+}
+
 func (m serviceManager) tell(state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
 		m.log.Warn("cannot notify systemd", "error", err)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"slices"
@@ -78,7 +79,7 @@ func TestWatchdogWithoutAnAnswer(t *testing.T) {
 	t.Setenv("WATCHDOG_USEC", "300000")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	m := serviceManager{log: newLogger(testLog{t}, Config{LogFormat: "text"}), health: "http://" + silent.Addr().String() + "/healthz"}
+	m := serviceManager{log: newLogger(testLog{t}, "text", slog.LevelInfo), health: "http://" + silent.Addr().String() + "/healthz"}
 	go func() { done <- m.watch(ctx) }()
 	socket.SetReadDeadline(time.Now().Add(time.Second))
 	b := make([]byte, 64)

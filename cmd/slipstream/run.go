@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,8 +44,8 @@ const gcPercent = 25
 
 // run builds the daemon, runs it until ctx ends or a part of it fails, and stops it in
 // order: the upstream first, what was read is committed, then consumers, then the
-// store.
-func run(ctx context.Context, cfg Config, log *slog.Logger) error {
+// store. reload, if it is not nil, may change it meanwhile.
+func run(ctx context.Context, cfg Config, log *slog.Logger, reload *reloader) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -77,8 +76,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer admin.Close()
 	events, err := eventlog.Open(eventlog.Config{
-		Dir: dir, WindowBytes: cfg.WindowBytes, Retention: cfg.EventTTL,
-		MaxBytes: cfg.MaxDisk, MinFree: cfg.MinFreeDisk, MinFreeShare: cfg.MinFreeShare, Logger: log, Registerer: registry,
+		Dir: dir, WindowBytes: cfg.WindowBytes, Limits: storeLimits(cfg), Logger: log, Registerer: registry,
 		Stop: ctx.Done(),
 	})
 	if errors.Is(err, eventlog.ErrFull) {
@@ -88,7 +86,10 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if err := legacy.keep(); err != nil {
+	if err := legacy.keep(ctx); isFull(err) {
+		log.Warn("stopped while the disk is full")
+		return events.Close()
+	} else if err != nil {
 		return errors.Join(err, events.Close())
 	}
 	copies, err := newCheckpoints(dir, events, log)
@@ -107,10 +108,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	lobby := newLobby(files.lobby, registry, log)
 	server := subscribe.New(subscribe.Config{
 		Log: events, Dictionaries: known, Version: buildVersion(),
-		StallTimeout: cfg.StallTimeout, MaxRate: cfg.MaxSubRate,
-		MaxSubscribers: files.consumers, MaxSubscribersPerIP: cfg.MaxSubscribersPerIP,
-		MaxFilterDIDs: cfg.MaxFilterDIDs, TrustedProxies: cfg.TrustedProxies, Streaming: lobby.streaming,
-		Logger: log, Registerer: registry,
+		Limits: subscriberLimits(cfg, files), Streaming: lobby.streaming, Logger: log, Registerer: registry,
 	})
 	report := status.New(status.Config{
 		Log: events, Dictionaries: known, Upstreams: relays, Ingester: ingester, Server: server, Version: buildVersion(),
@@ -137,7 +135,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	stopHTTP, httpDone := part(func(ctx context.Context) error {
 		defer copies.wait()
 		return serveHTTP(ctx, []site{
-			{public, publicHandler(server, report), lobby.state, encryption},
+			{public, publicHandler(server, report), lobby, encryption},
 			{admin, adminHandler(registry, relays, events, copies), nil, nil},
 		}, log)
 	})
@@ -145,15 +143,24 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	manager := serviceManager{log: log, health: "http://" + loopback(admin.Addr()) + "/healthz"}
 	stopWatch, watchDone := part(manager.watch)
 	stopLegacy, legacyDone := part(legacy.run)
-	if files.needed > files.limit {
-		log.Warn("the limit of file descriptors is too low: raise it (ulimit -n; LimitNOFILE= in systemd)",
-			"limit", files.limit, "needed", files.needed, "max_subscribers", files.consumers)
-	}
+	files.complain(log)
 	log.Info("listening", "version", buildVersion(), "consumers", public.Addr(), "tls", encryption != nil, "metrics", admin.Addr(),
 		"upstream", strings.Join(cfg.UpstreamURLs, ","), "data", dir, "dictionary", known.Primary().ID(), "last_cursor", events.Last(), "replay", replay(events),
 		"max_subscribers", files.consumers, "descriptors", files.limit)
 
 	manager.ready()
+	stopReload, reloadDone := part(func(ctx context.Context) error {
+		if reload == nil {
+			return nil
+		}
+		reload.manager, reload.apply = manager, func(cfg Config) {
+			events.SetLimits(storeLimits(cfg))
+			files := shareDescriptors(descriptorLimit(), cfg.MaxSubscribers)
+			files.complain(log)
+			server.SetLimits(subscriberLimits(cfg, files))
+		}
+		return reload.run(ctx)
+	})
 
 	<-ctx.Done()
 	begin := time.Now()
@@ -167,7 +174,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		name string
 		stop func()
 		done chan struct{}
-	}{{"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"watchdog", stopWatch, watchDone}, {"http", stopHTTP, httpDone}, {"status", stopReport, reportDone}, {"event log", stopLog, logDone}} {
+	}{{"reload", stopReload, reloadDone}, {"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"watchdog", stopWatch, watchDone}, {"http", stopHTTP, httpDone}, {"status", stopReport, reportDone}, {"event log", stopLog, logDone}} {
 		p.stop()
 		// A store that has failed may never let go of those who wait for it.
 		if isFailure(ctx) && p.name == "ingest" {
@@ -244,7 +251,7 @@ func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
 		err = os.Remove(probe.Name())
 	}
 	// A full disk is for the event log to wait for.
-	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+	if err != nil && !isFull(err) {
 		return "", refuse(err)
 	}
 	var others []string
@@ -271,8 +278,8 @@ func prepareDataDir(dataDir string, log *slog.Logger) (string, error) {
 type site struct {
 	listener net.Listener
 	handler  http.Handler
-	state    func(net.Conn, http.ConnState) // told of every connection; nil: nobody is
-	tls      *tls.Config                    // nil: plain HTTP
+	lobby    *lobby      // where connections are at first; nil: they may do what they like
+	tls      *tls.Config // nil: plain HTTP
 }
 
 // serveHTTP serves until ctx ends.
@@ -281,18 +288,32 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 	errs := make(chan error, len(sites))
 	var servers []*http.Server
 	for _, s := range sites {
-		server := &http.Server{
-			Handler:   s.handler,
-			ConnState: s.state,
-			// A handshake is one request of at most a few hundred KB.
-			ReadHeaderTimeout: 10 * time.Second,
-			IdleTimeout:       time.Minute,
-			MaxHeaderBytes:    2 << 20,
-			// Requests that last end with ctx, so that Shutdown need not wait for them.
-			BaseContext: func(net.Listener) context.Context { return ctx },
-			ConnContext: subscribe.ConnContext,
-			ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-			TLSConfig:   s.tls,
+		newServer := func(headerBytes int) *http.Server {
+			return &http.Server{
+				Handler: s.handler,
+				ConnState: func(c net.Conn, now http.ConnState) {
+					if v := visitorOf(c); v != nil {
+						v.state(now)
+					}
+					if s.lobby != nil {
+						s.lobby.state(c, now)
+					}
+				},
+				ReadHeaderTimeout: headerTimeout,
+				IdleTimeout:       time.Minute,
+				MaxHeaderBytes:    headerBytes,
+				// Requests that last end with ctx, so that Shutdown need not wait for them.
+				BaseContext: func(net.Listener) context.Context { return ctx },
+				ConnContext: subscribe.ConnContext,
+				ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+				TLSConfig:   s.tls,
+			}
+		}
+		server := newServer(maxHeader)
+		if s.tls != nil {
+			if err := limitHTTP2(server, newServer(maxHeaderHTTP2)); err != nil {
+				return err
+			}
 		}
 		servers = append(servers, server)
 		group.Go(func() {
@@ -300,7 +321,7 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 			if s.tls != nil {
 				serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 			}
-			if err := serve(&listener{Listener: s.listener, log: log}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			if err := serve(&listener{Listener: s.listener, log: log, lobby: s.lobby}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				errs <- fmt.Errorf("serve %s: %w", s.listener.Addr(), err)
 			}
 		})

@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -76,7 +77,11 @@ const serveHelp = `Examples:
     slipstream serve --collections app.bsky.feed.*       no other records
     slipstream serve --tls-domain stream.example.org     by TLS, on :443`
 
-func serveCommand() *cli.Command {
+func serveCommand() *cli.Command { return serveCommandFrom(nil) }
+
+// serveCommandFrom is serveCommand with a file behind the environment.
+func serveCommandFrom(file *envFile) *cli.Command {
+	env := file.sources
 	const (
 		upstream, addresses, storage  = "Upstream", "Addresses and TLS", "Storage"
 		resources, consumers, logging = "Resources", "Consumers", "Logging"
@@ -148,17 +153,31 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "legacy-dictionary-url", Category: consumers, Value: legacyURL, Sources: env("LEGACY_DICTIONARY_URL"),
 				Usage: "`URL` to download it from; what comes must be the same bytes"},
 			&cli.StringFlag{Name: "log-level", Category: logging, Value: "info", Sources: env("LOG_LEVEL"), Usage: "debug, info, warn or error"},
-			&cli.StringFlag{Name: "log-format", Category: logging, Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json"},
+			&cli.StringFlag{Name: "log-format", Category: logging, Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json; text has colours on a terminal, but with NO_COLOR"},
+			&cli.StringFlag{Name: "env-file", Category: resources, Sources: cli.EnvVars("SLIPSTREAM_ENV_FILE"),
+				Usage: "`FILE` with lines like SLIPSTREAM_LOG_LEVEL=info, for settings that have neither a flag nor an environment variable; limits and log level are read again on SIGHUP; with a - in front it may be missing"},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
 				return fmt.Errorf("serve takes flags only, not %q", cmd.Args().First())
 			}
-			cfg, err := configOf(cmd)
+			r := &reloader{settings: settings{os.Args, cmd.String("env-file")}, level: new(slog.LevelVar)}
+			if r.settings.file != "" {
+				// From now on: a reload that comes early is to wait, not to end the process. Without
+				// the file it keeps its meaning, that the terminal is gone.
+				hangup := make(chan os.Signal, 1)
+				signal.Notify(hangup, syscall.SIGHUP)
+				r.hangup = hangup
+			}
+			now, err := r.settings.read(ctx)
 			if err != nil {
 				return err
 			}
-			return run(ctx, cfg, newLogger(os.Stderr, cfg))
+			r.running = now.values
+			r.level.Set(now.cfg.LogLevel)
+			r.log = newLogger(os.Stderr, now.cfg.LogFormat, r.level)
+			r.tellOverridden(now)
+			return run(ctx, now.cfg, r.log, r)
 		},
 	}
 }
@@ -363,12 +382,4 @@ func validDomain(s string) bool {
 		}
 	}
 	return strings.Contains(s, ".") && net.ParseIP(s) == nil
-}
-
-func newLogger(w io.Writer, cfg Config) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.LogLevel}
-	if cfg.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
 }

@@ -297,6 +297,7 @@ func TestBadFlags(t *testing.T) {
 		{"legacy-dictionary-url", "dictionary", nil},
 		{"log-level", "loud", []string{"SLIPSTREAM_LOG_LEVEL"}},
 		{"log-format", "xml", []string{"SLIPSTREAM_LOG_FORMAT"}},
+		{"env-file", "/nowhere/default", []string{"SLIPSTREAM_ENV_FILE"}},
 	} {
 		tried[c.flag] = true
 		base := []string{"serve", "--data-dir", nowhere}

@@ -442,7 +442,7 @@ func (b *v2Buffer) append(t testing.TB, block []v2Event, forms [][3][]byte) {
 func (b *v2Buffer) trim(t testing.TB, blocks int) {
 	t.Helper()
 	now := time.UnixMicro(b.blocks[len(b.blocks)-1][0].cursor)
-	log, err := eventlog.Open(eventlog.Config{Dir: filepath.Join(b.dir, "slipstream"), Retention: 24 * time.Hour, Now: func() time.Time { return now }})
+	log, err := eventlog.Open(eventlog.Config{Dir: filepath.Join(b.dir, "slipstream"), Limits: eventlog.Limits{Retention: 24 * time.Hour}, Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,7 @@ func TestPowerLoss(t *testing.T) {
 	mem := vfs.NewCrashableMem()
 	c := &crashes{mem: mem, open: true}
 	now := start.Time()
-	cfg := eventlog.Config{FS: errorfs.Wrap(mem, c), WindowBytes: 5 << 10, Retention: time.Second, BlockEvents: 40,
+	cfg := eventlog.Config{FS: errorfs.Wrap(mem, c), WindowBytes: 5 << 10, Limits: eventlog.Limits{Retention: time.Second}, BlockEvents: 40,
 		Now: func() time.Time { return now }}
 	cfg.SetTableBytes(40 << 10)
 	h := newHarness(t, cfg)

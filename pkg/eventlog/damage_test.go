@@ -138,7 +138,7 @@ func newSpecimen(t testing.TB, left int) *specimen {
 func (s *specimen) open(t testing.TB, fs vfs.FS) *eventlog.Log {
 	t.Helper()
 	// Every chunk is a block, so that it is found as it was appended, and tables are small.
-	cfg := eventlog.Config{Dir: specimenDir, FS: fs, Retention: time.Hour, BlockEvents: 1, Now: func() time.Time { return s.now }}
+	cfg := eventlog.Config{Dir: specimenDir, FS: fs, Limits: eventlog.Limits{Retention: time.Hour}, BlockEvents: 1, Now: func() time.Time { return s.now }}
 	cfg.SetTableBytes(200 << 10)
 	log, err := eventlog.Open(cfg)
 	if err != nil {
@@ -682,7 +682,7 @@ func TestPastDamage(t *testing.T) {
 			writeFile(t, fs, name, flipped(b, len(b)*share/10, 5))
 			now := s.now
 			log, err := eventlog.Open(eventlog.Config{Dir: specimenDir, FS: fs, WindowBytes: 1, CacheBytes: 1, BlockEvents: 1,
-				Retention: time.Hour, Now: func() time.Time { return now }})
+				Limits: eventlog.Limits{Retention: time.Hour}, Now: func() time.Time { return now }})
 			if err != nil {
 				t.Fatal(err)
 			}

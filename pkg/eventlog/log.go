@@ -36,14 +36,7 @@ type Config struct {
 	// BlockEvents is how many events small chunks are merged to before readers find them
 	// on disk. Default 1000.
 	BlockEvents int
-	// Retention is how long events are kept. Default 24 hours.
-	Retention time.Duration
-	// MaxBytes is what the store may take on disk, everything included; 0: no limit.
-	MaxBytes int64
-	// MinFree is the free space that the oldest events make room for; what is more, this
-	// or MinFreeShare of the disk, counts. Default: see Floor.
-	MinFree      uint64
-	MinFreeShare float64
+	Limits      // to begin with: see SetLimits
 	// Floor is the free space in bytes below which Append waits. Default 64 MiB: room for
 	// Pebble to flush and compact what it has already accepted.
 	Floor uint64
@@ -63,6 +56,27 @@ type Config struct {
 	keptBytes  int64
 }
 
+// Limits say how much is kept.
+type Limits struct {
+	// Retention is how long events are kept. Default 24 hours.
+	Retention time.Duration
+	// MaxBytes is what the store may take on disk, everything included; 0: no limit.
+	MaxBytes int64
+	// MinFree is the free space that the oldest events make room for; what is more, this
+	// or MinFreeShare of the disk, counts. Default: see Config.Floor.
+	MinFree      uint64
+	MinFreeShare float64
+}
+
+// SetLimits changes how much is kept. What is too much by new limits goes as if it had become so
+// by itself: what is too old at twice the speed of time, what is too large within a second or two.
+func (l *Log) SetLimits(limits Limits) {
+	if limits.Retention <= 0 {
+		limits.Retention = 24 * time.Hour
+	}
+	l.limits.Store(&limits)
+}
+
 // Log is the event log. All methods are safe for concurrent use but for Append, which
 // has one caller at a time.
 type Log struct {
@@ -74,6 +88,7 @@ type Log struct {
 	damage  *damage
 	metrics *metrics
 
+	limits     atomic.Pointer[Limits] // complete
 	current    atomic.Pointer[window]
 	trimmed    atomic.Int64 // the greatest cursor that retention removed
 	oldest     atomic.Int64 // the first event's cursor, 0 if there is none; set under oldestMu
@@ -157,9 +172,6 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.CacheBytes <= 0 {
 		cfg.CacheBytes = 16 << 20
 	}
-	if cfg.Retention <= 0 {
-		cfg.Retention = 24 * time.Hour
-	}
 	if cfg.BlockEvents <= 0 {
 		cfg.BlockEvents = 1000
 	}
@@ -185,6 +197,7 @@ func Open(cfg Config) (*Log, error) {
 		cfg.FS = vfs.Default
 	}
 	l := &Log{cfg: cfg, log: cfg.Logger, cache: newCache(cfg.CacheBytes), damage: &damage{}, writing: make(lock, 1)}
+	l.SetLimits(cfg.Limits)
 	l.disk = newSpaceFS(cfg.FS, cfg.Dir, cfg.Ballast, l.noSpace)
 	opened := make(chan error, 1)
 	go func() {
@@ -445,7 +458,7 @@ func (l *Log) commit(ctx context.Context, chunks []*Chunk, s state, all bool) er
 
 // spansTooMuch reports whether retention would have to wait for a block of the chunks.
 func (l *Log) spansTooMuch(chunks []*Chunk) bool {
-	return chunks[len(chunks)-1].Last().Time().Sub(chunks[0].First().Time()) > l.cfg.Retention/blockShare
+	return chunks[len(chunks)-1].Last().Time().Sub(chunks[0].First().Time()) > l.limits.Load().Retention/blockShare
 }
 
 // Next returns the chunk that holds the first event after the given position. If

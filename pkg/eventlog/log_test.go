@@ -356,7 +356,7 @@ func TestReadersFollow(t *testing.T) {
 // reader at the end never is; the cursor never falls, even when nothing is left.
 func TestRetention(t *testing.T) {
 	now := start.Time()
-	h := newHarness(t, eventlog.Config{WindowBytes: 3 << 10, Retention: time.Second, Now: func() time.Time { return now }})
+	h := newHarness(t, eventlog.Config{WindowBytes: 3 << 10, Limits: eventlog.Limits{Retention: time.Second}, Now: func() time.Time { return now }})
 	for range 50 {
 		h.append(10)
 	}
@@ -535,7 +535,7 @@ func TestWrittenTwice(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			registry := prometheus.NewRegistry()
 			now := start.Time()
-			h := newHarness(t, eventlog.Config{Registerer: registry, Retention: c.retention, Now: func() time.Time { return now }})
+			h := newHarness(t, eventlog.Config{Registerer: registry, Limits: eventlog.Limits{Retention: c.retention}, Now: func() time.Time { return now }})
 			events := (80 << 20) / c.size
 			if testing.Short() {
 				events /= 3
@@ -617,7 +617,7 @@ func metric(t *testing.T, registry *prometheus.Registry, name string) float64 {
 // between events, and after retention has left none.
 func TestCheckpointAlone(t *testing.T) {
 	now := start.Time()
-	h := newHarness(t, eventlog.Config{Retention: time.Hour, Now: func() time.Time { return now }})
+	h := newHarness(t, eventlog.Config{Limits: eventlog.Limits{Retention: time.Hour}, Now: func() time.Time { return now }})
 	step := func(name string, sizes ...int) {
 		t.Helper()
 		h.append(sizes...)
@@ -648,7 +648,7 @@ func TestCheckpointAlone(t *testing.T) {
 func TestTrimPassesReaders(t *testing.T) {
 	var now atomic.Int64
 	now.Store(int64(start))
-	h := newHarness(t, eventlog.Config{WindowBytes: 1, CacheBytes: 1, Retention: time.Second,
+	h := newHarness(t, eventlog.Config{WindowBytes: 1, CacheBytes: 1, Limits: eventlog.Limits{Retention: time.Second},
 		Now: func() time.Time { return time.UnixMicro(now.Load()) }})
 	chunks := 1500
 	if testing.Short() {

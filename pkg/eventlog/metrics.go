@@ -71,7 +71,7 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 		gauge("slipstream_replay_seconds", "How far back a consumer can replay: the age of the oldest event.",
 			func() float64 { return age(l.Oldest()) }),
 		gauge("slipstream_retention_seconds", "How far back that is to be (--event-ttl); less, where there is no space or the daemon has not run for so long.",
-			func() float64 { return l.cfg.Retention.Seconds() }),
+			func() float64 { return l.limits.Load().Retention.Seconds() }),
 		gauge("slipstream_last_event_age_seconds", "Age of the newest event; 0: none yet.",
 			func() float64 { return age(l.Last()) }),
 		gauge("slipstream_window_bytes", "Memory taken by the newest events.",

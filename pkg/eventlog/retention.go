@@ -73,7 +73,7 @@ func (l *Log) trimUntil(ctx context.Context) error {
 	var rest time.Time // until then nothing is tried
 	for {
 		if now := time.Now(); now.After(rest) {
-			err := explain(l.cfg.Dir, l.trim(min(retentionStep, l.cfg.Retention/60)))
+			err := explain(l.cfg.Dir, l.trim(min(retentionStep, l.limits.Load().Retention/60)))
 			if r := (refusal{}); errors.As(err, &r) {
 				// A cut through a damaged table fails, and takes Pebble seconds. A minute later it
 				// is beyond it.
@@ -138,7 +138,7 @@ func (l *Log) trim(step time.Duration) error {
 // tooOld returns how far events are older than the retention.
 func (l *Log) tooOld(step time.Duration) (through event.Cursor, reason string, err error) {
 	oldest := l.Oldest()
-	limit := ageLimit(oldest, l.cfg.Now(), l.retention.aged, l.cfg.Retention)
+	limit := ageLimit(oldest, l.cfg.Now(), l.retention.aged, l.limits.Load().Retention)
 	if limit <= 0 || oldest == 0 || limit < oldest+event.Cursor(step.Microseconds()) {
 		return 0, "", nil // also with a clock that nobody has set yet
 	}
@@ -160,15 +160,16 @@ func (l *Log) tooOld(step time.Duration) (through event.Cursor, reason string, e
 // the disk's free space. Both count what the log has stored, not what the disk shows:
 // space comes back later, and a loop on that would remove too much.
 func (l *Log) excess() (bytes int64, reason string) {
+	limits := l.limits.Load()
 	size := l.stored.Load().bytes - l.removed.Load().bytes
-	if limit := l.cfg.MaxBytes - spareBytes; l.cfg.MaxBytes > 0 && size > limit {
+	if limit := limits.MaxBytes - spareBytes; limits.MaxBytes > 0 && size > limit {
 		bytes, reason = size-limit+limit/256, tooMany // and a little, so as not to cut every second
 	}
 	usage, err := l.cfg.FS.GetDiskUsage(l.cfg.Dir)
 	if err != nil {
 		return bytes, reason // not every file system can tell
 	}
-	wanted := max(l.cfg.MinFree, uint64(l.cfg.MinFreeShare*float64(usage.TotalBytes)), l.cfg.Floor+l.cfg.Floor/2+l.disk.lacks())
+	wanted := max(limits.MinFree, uint64(limits.MinFreeShare*float64(usage.TotalBytes)), l.cfg.Floor+l.cfg.Floor/2+l.disk.lacks())
 	if usage.AvailBytes >= wanted {
 		return bytes, reason
 	}

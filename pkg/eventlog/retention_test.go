@@ -38,7 +38,7 @@ func TestMaxBytes(t *testing.T) {
 	const limit = 300 << 10
 	registry := prometheus.NewRegistry()
 	var log strings.Builder
-	h := newHarness(t, eventlog.Config{WindowBytes: 5 << 10, MaxBytes: eventlog.SpareBytes + limit, Registerer: registry,
+	h := newHarness(t, eventlog.Config{WindowBytes: 5 << 10, Limits: eventlog.Limits{MaxBytes: eventlog.SpareBytes + limit}, Registerer: registry,
 		Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	h.fill(registry, 0.9*limit)
 	if n := h.trim(); n != 0 {
@@ -67,6 +67,44 @@ func TestMaxBytes(t *testing.T) {
 	}
 }
 
+// Limits change while the log is open.
+func TestSetLimits(t *testing.T) {
+	const limit = 300 << 10
+	registry := prometheus.NewRegistry()
+	fs := &fullFS{FS: vfs.NewMem(), free: 1 << 30}
+	now := start.Time()
+	cfg := eventlog.Config{FS: fs, WindowBytes: 5 << 10, Ballast: -1, Registerer: registry, Now: func() time.Time { return now }}
+	cfg.SetKeptBytes(limit / 2)
+	h := newHarness(t, cfg)
+	h.fill(registry, 2*limit)
+	if n := h.trim(); n != 0 {
+		t.Fatalf("%d events removed though there is no limit", n)
+	}
+	h.log.SetLimits(eventlog.Limits{MaxBytes: eventlog.SpareBytes + limit})
+	h.trim()
+	if got := metric(t, registry, "slipstream_buffer_bytes"); got > limit || got < 0.9*limit {
+		t.Fatalf("%v bytes are left, want %d", got, limit)
+	}
+	h.log.SetLimits(eventlog.Limits{MinFree: 2 << 30})
+	h.trim()
+	if got := metric(t, registry, "slipstream_buffer_bytes"); got > 0.6*limit || got < 0.4*limit {
+		t.Fatalf("%v bytes are left, want %d", got, limit/2)
+	}
+	h.check()
+	now = h.log.Last().Time().Add(90 * time.Minute)
+	if n := h.trim(); n != 0 {
+		t.Fatalf("%d events removed that may stay for a day", n)
+	}
+	h.log.SetLimits(eventlog.Limits{Retention: time.Hour})
+	if n := h.trim(); n == 0 {
+		t.Fatal("what is older than an hour is not removed")
+	}
+	h.check()
+	if got := metric(t, registry, "slipstream_retention_seconds"); got != 3600 {
+		t.Errorf("it says %v seconds", got)
+	}
+}
+
 // Want of free space removes as much as is wanting, by our own count: that the space has not
 // come back yet is no reason to remove more than that again and again, and what would win
 // nothing stays.
@@ -74,7 +112,7 @@ func TestMinFree(t *testing.T) {
 	const kept = 100 << 10
 	registry := prometheus.NewRegistry()
 	fs := &fullFS{FS: vfs.NewMem(), free: 1 << 40}
-	cfg := eventlog.Config{FS: fs, WindowBytes: 5 << 10, MinFree: 10 << 20, Floor: 1 << 20, Ballast: -1, Registerer: registry}
+	cfg := eventlog.Config{FS: fs, WindowBytes: 5 << 10, Limits: eventlog.Limits{MinFree: 10 << 20}, Floor: 1 << 20, Ballast: -1, Registerer: registry}
 	cfg.SetKeptBytes(kept)
 	h := newHarness(t, cfg)
 	h.fill(registry, 1000<<10)
@@ -124,7 +162,7 @@ func TestMinFree(t *testing.T) {
 // what a block may span.
 func TestRetentionOfLittle(t *testing.T) {
 	now := start.Time()
-	h := newHarness(t, eventlog.Config{Retention: 24 * time.Hour, BlockEvents: 1000, Now: func() time.Time { return now }})
+	h := newHarness(t, eventlog.Config{Limits: eventlog.Limits{Retention: 24 * time.Hour}, BlockEvents: 1000, Now: func() time.Time { return now }})
 	for i := range 3 * 24 * 4 { // every quarter of an hour, for three days
 		now = start.Time().Add(time.Duration(i) * 15 * time.Minute)
 		h.next = max(h.next, event.CursorAt(now))
@@ -157,7 +195,7 @@ func TestRetentionOfLittle(t *testing.T) {
 // an ordinary day.
 func TestRetentionAfterAWeek(t *testing.T) {
 	now := start.Time()
-	h := newHarness(t, eventlog.Config{Retention: 24 * time.Hour, Now: func() time.Time { return now }})
+	h := newHarness(t, eventlog.Config{Limits: eventlog.Limits{Retention: 24 * time.Hour}, Now: func() time.Time { return now }})
 	tenMinutes := func() {
 		t.Helper()
 		now = now.Add(10 * time.Minute)
@@ -214,7 +252,7 @@ func TestAgeLimit(t *testing.T) {
 // most of the buffer stays.
 func TestClockSetWrong(t *testing.T) {
 	now := start.Time()
-	h := newHarness(t, eventlog.Config{Retention: 24 * time.Hour, Now: func() time.Time { return now }})
+	h := newHarness(t, eventlog.Config{Limits: eventlog.Limits{Retention: 24 * time.Hour}, Now: func() time.Time { return now }})
 	minute := func(set time.Duration) {
 		t.Helper()
 		now = now.Add(time.Minute + set)
@@ -256,7 +294,7 @@ func TestNoGain(t *testing.T) {
 	now := start.Time()
 	registry := prometheus.NewRegistry()
 	fs := &fullFS{FS: vfs.NewMem(), free: 10<<20 - 100<<10}
-	cfg := eventlog.Config{FS: fs, WindowBytes: 5 << 10, MinFree: 10 << 20, Floor: 1 << 20, Ballast: -1, Registerer: registry,
+	cfg := eventlog.Config{FS: fs, WindowBytes: 5 << 10, Limits: eventlog.Limits{MinFree: 10 << 20}, Floor: 1 << 20, Ballast: -1, Registerer: registry,
 		Now: func() time.Time { return now }}
 	cfg.SetKeptBytes(100 << 10)
 	h := newHarness(t, cfg)

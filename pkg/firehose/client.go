@@ -138,6 +138,34 @@ var errGivenUp = errors.New("no connection to the relay")
 // errSilent ends a connection over which no frame came for Config.LivenessTTL.
 var errSilent = errors.New("no frame")
 
+// errNoAnswer ends a connection over which nothing comes.
+var errNoAnswer = errors.New("the relay sends nothing and answers no ping")
+
+// errConnect marks that there was no connection, errSaid an error frame.
+type (
+	errConnect struct{ error }
+	errSaid    struct{ error }
+)
+
+// lossOf classifies the end of a connection.
+func lossOf(err error) loss {
+	var connect errConnect
+	var said errSaid
+	switch {
+	case errors.As(err, &connect):
+		return lostConnect
+	case errors.As(err, &said):
+		return lostErrorFrame
+	case errors.Is(err, errNewSequence):
+		return lostNewSequence
+	case errors.Is(err, errNoAnswer):
+		return lostPong
+	case errors.Is(err, errSilent):
+		return lostFrames
+	}
+	return lostRead
+}
+
 // errHandler marks an error of the receiver's.
 type errHandler struct{ error }
 
@@ -207,7 +235,7 @@ func (s *session) run(ctx context.Context) error {
 		case <-time.After(pause):
 		}
 		s.backoff = min(2*s.backoff, s.cfg.MaxBackoff)
-		s.metrics.reconnects.Inc()
+		s.metrics.reconnects[lossOf(err)].Inc()
 	}
 }
 
@@ -261,9 +289,9 @@ func (c *Client) dial(ctx context.Context, target string, start Start, timeout t
 	if err != nil {
 		if resp != nil {
 			text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-			return nil, fmt.Errorf("connect: %w: status %d %q", err, resp.StatusCode, text)
+			return nil, errConnect{fmt.Errorf("connect: %w: status %d %q", err, resp.StatusCode, text)}
 		}
-		return nil, fmt.Errorf("connect: %w", err)
+		return nil, errConnect{fmt.Errorf("connect: %w", err)}
 	}
 	return conn, nil
 }
@@ -350,7 +378,7 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 				if s.cfg.LivenessTTL > 0 && time.Since(frame) >= s.cfg.LivenessTTL {
 					return fmt.Errorf("%w for %s", errSilent, s.cfg.LivenessTTL)
 				}
-				return errors.New("the relay sends nothing and answers no ping")
+				return errNoAnswer
 			}
 			return fmt.Errorf("read: %w", err)
 		}
@@ -385,7 +413,7 @@ func (s *session) read(ctx context.Context, conn *websocket.Conn) error {
 			if name == "FutureCursor" && !s.start.Live {
 				return errNewSequence
 			}
-			return fmt.Errorf("the relay says %s: %q", name, text)
+			return errSaid{fmt.Errorf("the relay says %s: %q", name, text)}
 		case h.typ == "#info":
 			name, text := parsePair(body, "name", "message")
 			s.metrics.notices.Inc()

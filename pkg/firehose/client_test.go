@@ -123,6 +123,66 @@ func TestResumesAfterCuts(t *testing.T) {
 	}
 }
 
+// Whatever ends a connection is counted by its name.
+func TestReconnectReasons(t *testing.T) {
+	frame := []byte("\xa2bop\x01at\x67#commit\xa1cseq\x05")
+	errorFrame := func(name string) []byte {
+		return append([]byte("\xa1bop\x20\xa1eerror"+string(rune(0x60+len(name)))), name...)
+	}
+	for reason, serve := range map[string]func(*websocket.Conn){
+		"cannot_connect":  nil,
+		"connection_lost": func(ws *websocket.Conn) { ws.WriteMessage(websocket.BinaryMessage, frame) },
+		"error_frame":     func(ws *websocket.Conn) { ws.WriteMessage(websocket.BinaryMessage, errorFrame("TooSlow")) },
+		"new_sequence":    func(ws *websocket.Conn) { ws.WriteMessage(websocket.BinaryMessage, errorFrame("FutureCursor")) },
+		"no_pong":         func(ws *websocket.Conn) { time.Sleep(time.Second) },
+		"no_frame":        func(ws *websocket.Conn) { ws.ReadMessage() },
+	} {
+		t.Run(reason, func(t *testing.T) {
+			t.Parallel()
+			url := server(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if serve == nil {
+					http.Error(w, "no", http.StatusForbidden)
+				} else if ws, err := new(websocket.Upgrader).Upgrade(w, r, nil); err == nil {
+					defer ws.Close()
+					serve(ws)
+				}
+			}))
+			reg := prometheus.NewRegistry()
+			cfg := firehose.Config{URL: url, Registerer: reg, PingInterval: 50 * time.Millisecond, PongGrace: 50 * time.Millisecond, MinBackoff: time.Millisecond}
+			if reason == "no_frame" {
+				cfg.LivenessTTL = 20 * time.Millisecond
+			}
+			client := firehose.New(cfg)
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() {
+				done <- client.Run(ctx, firehose.Start{}, func(f firehose.Frame) error { f.Release(); return nil })
+			}()
+			for deadline := time.Now().Add(time.Minute); counter(t, reg, "slipstream_upstream_reconnects_total") == 0 && time.Now().Before(deadline); {
+				time.Sleep(10 * time.Millisecond)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			families, err := reg.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				for _, m := range f.GetMetric() {
+					if f.GetName() != "slipstream_upstream_reconnects_total" {
+						continue
+					}
+					if got := m.GetLabel()[0].GetValue(); (got == reason) != (m.GetCounter().GetValue() > 0) {
+						t.Errorf("%s is %v", got, m.GetCounter().GetValue())
+					}
+				}
+			}
+		})
+	}
+}
+
 // A relay that is silent is alive as long as it answers pings, and dead when it does not.
 func TestLiveness(t *testing.T) {
 	for _, dead := range []bool{false, true} {

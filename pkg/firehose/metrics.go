@@ -24,9 +24,28 @@ func (r reason) String() string {
 	return [reasons]string{"message_too_large", "not_binary", "bad_header", "unknown_type", "bad_seq"}[r]
 }
 
+// loss says why a connection to the relay is made anew.
+type loss uint8
+
+const (
+	lostConnect     loss = iota // there was none
+	lostRead                    // it ended
+	lostPong                    // nothing came over it, not even what answers a ping
+	lostFrames                  // no frame came for Config.LivenessTTL
+	lostErrorFrame              // the relay said why
+	lostNewSequence             // its numbers start anew
+	losses
+)
+
+// String returns the metric's label.
+func (l loss) String() string {
+	return [losses]string{"cannot_connect", "connection_lost", "no_pong", "no_frame", "error_frame", "new_sequence"}[l]
+}
+
 type metrics struct {
-	frames, bytes, reconnects, gaps, resets, errorFrames, notices prometheus.Counter
-	dropped                                                       [reasons]prometheus.Counter
+	frames, bytes, gaps, resets, errorFrames, notices prometheus.Counter
+	reconnects                                        [losses]prometheus.Counter
+	dropped                                           [reasons]prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, c *Client) *metrics {
@@ -40,7 +59,6 @@ func newMetrics(reg prometheus.Registerer, c *Client) *metrics {
 	m := &metrics{
 		frames:      counter("slipstream_upstream_frames_total", "Frames received from the relay."),
 		bytes:       counter("slipstream_upstream_bytes_total", "Bytes of messages received from the relay."),
-		reconnects:  counter("slipstream_upstream_reconnects_total", "Attempts to connect to the relay again."),
 		gaps:        counter("slipstream_upstream_gaps_total", "Possible gaps in the relay's stream, announced or seen by number."),
 		resets:      counter("slipstream_upstream_resets_total", "Times the relay's sequence numbers started anew."),
 		notices:     counter("slipstream_upstream_notices_total", "Notices (#info) received from the relay."),
@@ -52,8 +70,14 @@ func newMetrics(reg prometheus.Registerer, c *Client) *metrics {
 	for r := range reasons {
 		m.dropped[r] = dropped.WithLabelValues(r.String())
 	}
+	reconnects := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "slipstream_upstream_reconnects_total", Help: "Attempts to connect to the relay again, by what ended the one before.",
+	}, []string{"reason"})
+	for l := range losses {
+		m.reconnects[l] = reconnects.WithLabelValues(l.String())
+	}
 	if reg != nil {
-		reg.MustRegister(dropped, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		reg.MustRegister(dropped, reconnects, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "slipstream_upstream_connected", Help: "1 while connected to the relay.",
 		}, func() float64 {
 			if on, _ := c.Connected(); on {

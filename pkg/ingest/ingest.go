@@ -57,7 +57,6 @@ type Ingester struct {
 	log     *slog.Logger
 	metrics *metrics
 	reached atomic.Int64 // the time of the newest frames that were sequenced, unix ns; 0: none
-	newest  atomic.Int64 // the relay's time of the newest frame, unix ns; 0: none yet
 
 	queue   *queue
 	batches chan *batch // decoded, or being decoded, in the relay's order
@@ -100,12 +99,7 @@ func New(cfg Config) *Ingester {
 
 // Lag returns the age of the newest frame by the relay's own time, which grows while none comes.
 // false: none has come since the start.
-func (in *Ingester) Lag() (time.Duration, bool) {
-	if ns := in.newest.Load(); ns != 0 {
-		return time.Since(time.Unix(0, ns)), true
-	}
-	return 0, false
-}
+func (in *Ingester) Lag() (time.Duration, bool) { return in.metrics.lag() }
 
 // Run ingests until ctx ends, and returns nil when everything that was read by then is
 // committed. It returns an error if the log fails.

@@ -2,6 +2,9 @@ package ingest
 
 import (
 	"errors"
+	"math"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -11,7 +14,8 @@ import (
 
 type metrics struct {
 	duplicates, notCanonical, tooMuch, tooBig prometheus.Counter
-	lag, seq                                  prometheus.Gauge
+	seq                                       prometheus.Gauge
+	newest                                    atomic.Int64 // the relay's time of the newest frame, unix ns; 0: none yet
 
 	opsExcluded, identitiesExcluded, accountsExcluded prometheus.Counter
 
@@ -41,9 +45,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		notCanonical: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "slipstream_records_not_canonical_total", Help: "Records delivered although their DAG-CBOR was not canonical.",
 		}),
-		lag: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "slipstream_upstream_lag_seconds", Help: "Age of the newest frame by the relay's own time when it was sequenced.",
-		}),
 		seq: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "slipstream_upstream_seq", Help: "The relay's number of the last frame that was sequenced.",
 		}),
@@ -62,9 +63,23 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.recordsDropped[r] = ops.WithLabelValues("record_" + r.String())
 	}
 	if reg != nil {
-		reg.MustRegister(ops, frames, excluded, m.duplicates, m.notCanonical, m.lag, m.seq)
+		reg.MustRegister(ops, frames, excluded, m.duplicates, m.notCanonical, m.seq, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "slipstream_upstream_lag_seconds", Help: "Age of the newest frame by the relay's own time, which grows while none comes; NaN: none has come since the start.",
+		}, func() float64 {
+			if lag, known := m.lag(); known {
+				return lag.Seconds()
+			}
+			return math.NaN()
+		}))
 	}
 	return m
+}
+
+func (m *metrics) lag() (time.Duration, bool) {
+	if ns := m.newest.Load(); ns != 0 {
+		return time.Since(time.Unix(0, ns)), true
+	}
+	return 0, false
 }
 
 func (m *metrics) frameDropped(err error) {

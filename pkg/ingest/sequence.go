@@ -333,8 +333,7 @@ func (s *sequencer) batch(b *batch) {
 				s.beginning = nil
 			}
 		}
-		s.in.newest.Store(b.newest.UnixNano())
-		s.in.metrics.lag.Set(now.Sub(b.newest).Seconds())
+		s.in.metrics.newest.Store(b.newest.UnixNano())
 	}
 	s.in.metrics.seq.Set(float64(s.seq))
 }

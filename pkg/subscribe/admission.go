@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // defaultFilterDIDs is how many DIDs the filters of all consumers may name together: at some 160
@@ -61,20 +62,10 @@ var errShuttingDown = &refusedError{status: http.StatusServiceUnavailable, sente
 // connection, with status 1013 (Try Again Later). A close frame has room for 123 bytes.
 const filterBudgetReason = "wantedDids: the filters of all consumers together are full; ask for fewer, or try again later"
 
-// limits are what an admission holds consumers to.
-type limits struct {
-	subscribers int            // at a time; 0: no limit
-	perAddress  int            // of those, from one address; 0: no limit
-	filterDIDs  int            // that all filters name together; 0: defaultFilterDIDs
-	trusted     []netip.Prefix // proxies whose X-Forwarded-For is believed
-}
-
 // admission decides who may subscribe. Its memory is bounded by the consumers that are
 // there: an address without any leaves nothing behind.
 type admission struct {
-	// Immutable after newAdmission.
-	limits
-	serverFull, addressFull, budgetFull *refusedError
+	rules atomic.Pointer[rules] // what is there by other rules than these stays
 
 	mu        sync.Mutex // guards everything below, and every place
 	places    int
@@ -82,19 +73,23 @@ type admission struct {
 	dids      int
 }
 
-func newAdmission(l limits) *admission {
-	if l.filterDIDs <= 0 {
-		l.filterDIDs = defaultFilterDIDs
-	}
-	a := &admission{limits: l, addresses: map[netip.Addr]int{}}
-	a.serverFull = &refusedError{refusedServerFull, http.StatusServiceUnavailable, true, fmt.Sprintf(
-		"the server is full: it serves at most %d consumers at a time; try again later, or at another server", a.subscribers)}
-	a.addressFull = &refusedError{refusedAddressFull, http.StatusTooManyRequests, true, fmt.Sprintf(
+// rules are limits, and what is said to those who are beyond them. They are immutable.
+type rules struct {
+	*Limits
+	serverFull, addressFull, budgetFull *refusedError
+}
+
+// set makes these the limits.
+func (a *admission) set(l *Limits) {
+	r := &rules{Limits: l}
+	r.serverFull = &refusedError{refusedServerFull, http.StatusServiceUnavailable, true, fmt.Sprintf(
+		"the server is full: it serves at most %d consumers at a time; try again later, or at another server", l.MaxSubscribers)}
+	r.addressFull = &refusedError{refusedAddressFull, http.StatusTooManyRequests, true, fmt.Sprintf(
 		"an address (of IPv6: a /64 network) may have at most %d connections here, and yours has as many; close one before you open another: one connection takes %d collections and %d DIDs",
-		a.perAddress, maxCollections, maxDIDs)}
-	a.budgetFull = &refusedError{refusedFilterBudget, http.StatusServiceUnavailable, true, fmt.Sprintf(
-		"the filters of all consumers together may name at most %d DIDs, which yours would exceed; ask for fewer, or try again later", a.filterDIDs)}
-	return a
+		l.MaxSubscribersPerIP, maxCollections, maxDIDs)}
+	r.budgetFull = &refusedError{refusedFilterBudget, http.StatusServiceUnavailable, true, fmt.Sprintf(
+		"the filters of all consumers together may name at most %d DIDs, which yours would exceed; ask for fewer, or try again later", l.MaxFilterDIDs)}
+	a.rules.Store(r)
 }
 
 // client returns who is connecting: the peer, or, if that is a trusted proxy, whom the
@@ -104,6 +99,7 @@ func newAdmission(l limits) *admission {
 // pass on those that they do not set, so that a client could set them. The result is not
 // valid if the peer has no IP address.
 func (a *admission) client(r *http.Request) netip.Addr {
+	rules := a.rules.Load()
 	var at netip.Addr
 	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		at = plain(peer.Addr())
@@ -111,7 +107,7 @@ func (a *admission) client(r *http.Request) netip.Addr {
 	lines := r.Header["X-Forwarded-For"]
 	for i := len(lines) - 1; i >= 0; i-- {
 		for rest, more := lines[i], true; more; {
-			if !a.trusts(at) {
+			if !rules.trusts(at) {
 				return at
 			}
 			comma := strings.LastIndexByte(rest, ',')
@@ -152,8 +148,8 @@ func parseHop(s string) (netip.Addr, bool) {
 // plain returns an address in the one form in which it is compared.
 func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
-func (a *admission) trusts(addr netip.Addr) bool {
-	for _, p := range a.trusted {
+func (r *rules) trusts(addr netip.Addr) bool {
+	for _, p := range r.TrustedProxies {
 		if p.Contains(addr) {
 			return true
 		}
@@ -165,10 +161,11 @@ func (a *admission) trusts(addr netip.Addr) bool {
 // is what one customer gets. A proxy's address stands for everyone behind it, and so may
 // one of this host or of a private network, which is what a proxy that was not declared
 // and the gateway of a container have: neither counts, since a limit that locks out all
-// consumers of a forgotten proxy is worse than none for those who share the network.
-func (a *admission) counted(addr netip.Addr) (netip.Addr, bool) {
+// consumers of a forgotten proxy is worse than none for those who share the network. Places are
+// counted whatever the limit is, since it may be changed.
+func (r *rules) counted(addr netip.Addr) (netip.Addr, bool) {
 	addr = plain(addr)
-	if a.perAddress <= 0 || !addr.IsValid() || addr.IsLoopback() || addr.IsPrivate() || addr.IsLinkLocalUnicast() || a.trusts(addr) {
+	if !addr.IsValid() || addr.IsLoopback() || addr.IsPrivate() || addr.IsLinkLocalUnicast() || r.trusts(addr) {
 		return addr, false
 	}
 	if addr.Is6() {
@@ -180,16 +177,12 @@ func (a *admission) counted(addr netip.Addr) (netip.Addr, bool) {
 // enter reserves a place for a consumer at addr whose filter names so many DIDs. Every
 // place that is given must be left.
 func (a *admission) enter(addr netip.Addr, dids int) (place, *refusedError) {
-	key, counts := a.counted(addr)
+	r := a.rules.Load()
+	key, counts := r.counted(addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch {
-	case counts && a.addresses[key] >= a.perAddress:
-		return place{}, a.addressFull // first: it is what this consumer can do something about
-	case a.subscribers > 0 && a.places >= a.subscribers:
-		return place{}, a.serverFull
-	case dids > a.filterDIDs-a.dids:
-		return place{}, a.budgetFull
+	if refused := a.refuseLocked(r, key, counts, dids); refused != nil {
+		return place{}, refused
 	}
 	a.places++
 	a.dids += dids
@@ -199,6 +192,27 @@ func (a *admission) enter(addr netip.Addr, dids int) (place, *refusedError) {
 		p.address = key
 	}
 	return p, nil
+}
+
+// full returns how a consumer at addr would be refused now whatever it asked for, or nil.
+func (a *admission) full(addr netip.Addr) *refusedError {
+	r := a.rules.Load()
+	key, counts := r.counted(addr)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.refuseLocked(r, key, counts, 0)
+}
+
+func (a *admission) refuseLocked(r *rules, key netip.Addr, counts bool, dids int) *refusedError {
+	switch {
+	case counts && r.MaxSubscribersPerIP > 0 && a.addresses[key] >= r.MaxSubscribersPerIP:
+		return r.addressFull // first: it is what this consumer can do something about
+	case r.MaxSubscribers > 0 && a.places >= r.MaxSubscribers:
+		return r.serverFull
+	case dids > 0 && dids > r.MaxFilterDIDs-a.dids: // which a lowered limit makes negative
+		return r.budgetFull
+	}
+	return nil
 }
 
 // place is a consumer's share of the server. The zero value is one that has been left. It
@@ -225,7 +239,7 @@ func (p *place) want(n int) (ok bool) {
 		return true
 	}
 	// Who asks for no more than before is never refused.
-	if n > p.dids && n-p.dids > a.filterDIDs-a.dids {
+	if n > p.dids && n-p.dids > a.rules.Load().MaxFilterDIDs-a.dids {
 		return false
 	}
 	a.dids += n - p.dids

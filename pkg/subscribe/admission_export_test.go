@@ -11,8 +11,13 @@ type Admission struct{ a *admission }
 
 // NewAdmission makes one with these limits; 0: none, or the default.
 func NewAdmission(subscribers, perAddress, filterDIDs int, trusted ...netip.Prefix) Admission {
-	return Admission{newAdmission(limits{subscribers, perAddress, filterDIDs, trusted})}
+	a := Admission{&admission{addresses: map[netip.Addr]int{}}}
+	a.SetLimits(Limits{MaxSubscribers: subscribers, MaxSubscribersPerIP: perAddress, MaxFilterDIDs: filterDIDs, TrustedProxies: trusted})
+	return a
 }
+
+// SetLimits is admission's set.
+func (a Admission) SetLimits(l Limits) { a.a.set(l.withDefaults()) }
 
 // Client is admission's.
 func (a Admission) Client(r *http.Request) netip.Addr { return a.a.client(r) }
@@ -40,7 +45,7 @@ type Place struct{ place }
 // Want and Leave are place's.
 func (p *Place) Want(n int) error {
 	if !p.want(n) {
-		return p.admission.budgetFull
+		return p.admission.rules.Load().budgetFull
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package subscribe
 
 import (
 	"bufio"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -57,6 +58,9 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	raw, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
+	}
+	if _, encrypted := raw.(*tls.Conn); !encrypted && tcpOf(raw) != nil {
+		raw = tcpOf(raw) // without what a listener has put around it for the handshake
 	}
 	h.conn = &conn{Conn: raw, box: h.box}
 	return h.conn, rw, nil

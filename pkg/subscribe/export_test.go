@@ -81,6 +81,12 @@ type Puller struct {
 	w *writer
 }
 
+// ControlRate and MessageRate are the constants.
+const (
+	ControlRate = controlRate
+	MessageRate = messageRate
+)
+
 // NewPuller makes one for a query of either wire, which must be valid.
 func (s *Server) NewPuller(query string, rate float64, onV2 bool) *Puller {
 	return s.NewPullerThen(query, rate, onV2, func() {})
@@ -98,7 +104,9 @@ func (s *Server) NewPullerThen(query string, rate float64, onV2 bool, between fu
 		panic(err)
 	}
 	sub := s.newSubscriber(o)
-	sub.rate.rate = rate
+	limits := *s.limits.Load()
+	limits.MaxRate = rate
+	s.SetLimits(limits)
 	sub.filter.Store(o.filter)
 	between()
 	sub.at, sub.tail = sub.begin()

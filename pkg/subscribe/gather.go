@@ -122,7 +122,7 @@ const (
 func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error) {
 	w.reset()
 	quota := math.MaxInt
-	if s.rate.rate > 0 {
+	if s.rate.rate = s.srv.limits.Load().MaxRate; s.rate.rate > 0 {
 		if quota, wait = s.rate.quota(time.Now()); quota == 0 {
 			w.at, w.from = s.at, s.from
 			return wait, false, nil

@@ -12,7 +12,8 @@ import (
 // dictionaryHeader names the zstd dictionary that frames are, or will be, made with.
 const dictionaryHeader = "Zstd-Dictionary-Id"
 
-// Handler returns the public endpoints.
+// Handler returns the public endpoints. A listener may wrap the connections of the system in its
+// own, with a method NetConn, to watch requests come: a websocket uses the connection below.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.home)

@@ -35,6 +35,14 @@ func (l *limiter) quota(now time.Time) (int, time.Duration) {
 	return 0, max(limiterStep, time.Duration((1-l.tokens)/l.rate*float64(time.Second)))
 }
 
+// wait waits until there is one, and uses it up.
+func (l *limiter) wait() {
+	for n, wait := l.quota(time.Now()); n == 0; n, wait = l.quota(time.Now()) {
+		time.Sleep(wait)
+	}
+	l.take(1)
+}
+
 // take uses up n events.
 func (l *limiter) take(n int) {
 	if l.rate > 0 {

@@ -90,6 +90,90 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestSetLimits: limits change while the server runs, for who comes next or for everybody;
+// nobody is disconnected.
+func TestSetLimits(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.sub.MaxFilterDIDs = 10 })
+	from := func(addr string) http.Header { return http.Header{"X-Forwarded-For": {addr}} }
+	w.feed.posts(3, 1)
+	a, b := w.dial(repeat("wantedDids", "did:plc:%d", 8)), w.dial("")
+	w.connected(2)
+
+	w.srv.SetLimits(subscribe.Limits{MaxSubscribers: 1, MaxFilterDIDs: 4})
+	if status, body := w.refused("", nil); status != http.StatusServiceUnavailable || !strings.Contains(body, "at most 1 consumers") {
+		t.Errorf("a third where one is allowed: %d %s", status, body)
+	}
+	w.srv.SetLimits(subscribe.Limits{MaxFilterDIDs: 4})
+	if status, body := w.refused("wantedDids=did:plc:x", nil); status != http.StatusServiceUnavailable || !strings.Contains(body, "at most 4 DIDs") {
+		t.Errorf("a DID more than too many: %d %s", status, body)
+	}
+	w.dial("").ws.Close() // which wants none
+	w.connected(2)
+	w.pingPong(a)
+	w.pingPong(b)
+
+	// Addresses are counted from before there was a limit, by what is believed when they come.
+	proxies := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	w.srv.SetLimits(subscribe.Limits{TrustedProxies: proxies})
+	c := w.dial("", "X-Forwarded-For", "192.0.2.1")
+	w.srv.SetLimits(subscribe.Limits{TrustedProxies: proxies, MaxSubscribersPerIP: 1})
+	if status, body := w.refused("", from("192.0.2.1")); status != http.StatusTooManyRequests {
+		t.Errorf("a second of one address: %d %s", status, body)
+	}
+	w.srv.SetLimits(subscribe.Limits{MaxSubscribersPerIP: 1})
+	w.dial("", "X-Forwarded-For", "192.0.2.1").ws.Close() // it is this host now
+	w.connected(3)
+
+	// The rate changes for who is there.
+	w.srv.SetLimits(subscribe.Limits{MaxRate: 100})
+	w.feed.posts(150, 150)
+	begun := time.Now()
+	c.expect(w.feed.all[3:])
+	if took := time.Since(begun); took < 400*time.Millisecond {
+		t.Errorf("150 events at 100 a second took %s", took)
+	}
+	w.srv.SetLimits(subscribe.Limits{})
+	w.feed.posts(20_000, 1000) // minutes, at that rate
+	c.expect(w.feed.all[153:])
+
+	// So does the timeout: who reads nothing was within the old one.
+	a.ws.Close()
+	b.ws.Close()
+	w.connected(1)
+	stalled := w.dialRaw("cursor=1", small)
+	w.blocked(1)
+	w.srv.SetLimits(subscribe.Limits{StallTimeout: time.Second})
+	eventually(t, "the stalled consumer is ended", func() bool { return w.ended("stalled") == 1 })
+	stalled.conn.Close()
+}
+
+// TestLargeQueryOfOneTooMany: for whom there is no place, what takes memory is not looked at, as
+// a query that is wrong shows.
+func TestLargeQueryOfOneTooMany(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.sub.MaxSubscribers = 1 })
+	w.dial("")
+	large := strings.Repeat("x", 20<<10)
+	for path, want := range map[string]string{
+		"/subscribe?wantedDids=":                             "server is full",
+		"/xrpc/network.bsky.jetstream.subscribeEvents?dids=": "ServiceUnavailable",
+	} {
+		for query, status := range map[string]int{"x": http.StatusBadRequest, large: http.StatusServiceUnavailable} {
+			resp, err := http.Get("http://" + w.addr + path + query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != status || status == http.StatusServiceUnavailable && (!strings.Contains(string(body), want) || resp.Header.Get("Retry-After") == "") {
+				t.Errorf("%s, %d bytes: %s %s", path, len(query), resp.Status, body)
+			}
+		}
+	}
+	if n := w.metric("slipstream_subscribes_refused_total", "server_full"); n != 2 {
+		t.Errorf("%v counted, want 2", n)
+	}
+}
+
 // TestLongNames: what is bounded is memory.
 func TestLongNames(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.sub.MaxFilterDIDs = 33 })

@@ -26,11 +26,17 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
+// maxQueryWithout bounds a query without a websocket, in bytes, as the daemon does on HTTP/2: net/http
+// keeps it for as long as the stream lasts.
+const maxQueryWithout = 64 << 10
+
 // withoutWebsocket adds to the options of a request what its headers ask for. Its errors are
 // meant for the consumer: what needs a websocket is refused, since who asked for it would get
 // something else.
 func (o *options) withoutWebsocket(r *http.Request) error {
 	switch {
+	case len(r.URL.RawQuery) > maxQueryWithout:
+		return fmt.Errorf("the query has %d bytes, without a websocket at most %d are allowed", len(r.URL.RawQuery), maxQueryWithout)
 	case o.hello:
 		return errors.New("requireHello: waits for an options_update, which only a websocket can bring; leave it out")
 	case o.zstd != nil:
@@ -118,6 +124,7 @@ func (s *Server) respond(w http.ResponseWriter, r *http.Request, o options) *ref
 		defer s.cfg.Streaming(conn, false)
 	}
 	sub.raw, sub.response = conn, newResponse(w, r, conn)
+	clear(r.Header) // the http.Server has the request until it is answered, and this may be a megabyte
 	defer sub.response.leave()
 	// It begins with its head, whether or not there is anything to say.
 	sub.socket = &responding{stream{out: sub.response, pending: o.framing.opening()}, sub.response}

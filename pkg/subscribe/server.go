@@ -26,11 +26,23 @@ type Config struct {
 	Dictionaries *event.Dictionaries
 	// Version is what /xrpc/_health says.
 	Version string
+	// PingInterval is how often consumers are pinged. Default 30 s.
+	PingInterval time.Duration
+	Limits       // to begin with: see SetLimits
+	// Streaming is told when a connection begins to carry a consumer without a websocket, and
+	// when that has ended; on HTTP/2 there may be several at a time. What has a websocket is
+	// hijacked, which http.Server tells by itself. nil: nobody is told.
+	Streaming func(c net.Conn, begins bool)
+
+	Logger     *slog.Logger          // nil: none
+	Registerer prometheus.Registerer // nil: none
+}
+
+// Limits are what consumers are held to.
+type Limits struct {
 	// StallTimeout is how long a consumer may take nothing at all while there is
 	// something for it. Default 120 s.
 	StallTimeout time.Duration
-	// PingInterval is how often consumers are pinged. Default 30 s.
-	PingInterval time.Duration
 	// MaxRate limits each consumer, in events per second; 0: no limit.
 	MaxRate float64
 	// MaxSubscribers limits how many there are at a time, MaxSubscribersPerIP how many of
@@ -41,13 +53,18 @@ type Config struct {
 	MaxFilterDIDs int
 	// TrustedProxies are the peers whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
-	// Streaming is told when a connection begins to carry a consumer without a websocket, and
-	// when that has ended; on HTTP/2 there may be several at a time. What has a websocket is
-	// hijacked, which http.Server tells by itself. nil: nobody is told.
-	Streaming func(c net.Conn, begins bool)
+}
 
-	Logger     *slog.Logger          // nil: none
-	Registerer prometheus.Registerer // nil: none
+// withDefaults fills in what is left out.
+func (l Limits) withDefaults() *Limits {
+	if l.StallTimeout <= 0 {
+		l.StallTimeout = 120 * time.Second
+	}
+	if l.MaxFilterDIDs <= 0 {
+		l.MaxFilterDIDs = defaultFilterDIDs
+	}
+	l.MaxRate = max(l.MaxRate, 0)
+	return &l
 }
 
 // sendBuffer is what the kernel may hold of a consumer's stream, in bytes (Linux
@@ -71,9 +88,10 @@ type Server struct {
 	messageTimeout time.Duration // the constant, but for tests
 	keepLimit      int64         // keepBytes, but for tests
 
-	complained atomic.Int64 // unix ns
-	closing    atomic.Bool  // Run is about to end: every subscriber is told
-	kept       atomic.Int64 // bytes of payloads that wait for full sockets
+	limits     atomic.Pointer[Limits] // complete
+	complained atomic.Int64           // unix ns
+	closing    atomic.Bool            // Run is about to end: every subscriber is told
+	kept       atomic.Int64           // bytes of payloads that wait for full sockets
 
 	lag lagLog // owned by Run
 
@@ -85,9 +103,6 @@ type Server struct {
 
 // New makes a server. It starts nothing.
 func New(cfg Config) *Server {
-	if cfg.StallTimeout <= 0 {
-		cfg.StallTimeout = 120 * time.Second
-	}
 	if cfg.PingInterval <= 0 {
 		cfg.PingInterval = 30 * time.Second
 	}
@@ -95,18 +110,17 @@ func New(cfg Config) *Server {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		cfg:         cfg,
-		log:         cfg.Logger,
-		subscribers: map[*subscriber]struct{}{},
-		admission: newAdmission(limits{
-			subscribers: cfg.MaxSubscribers, perAddress: cfg.MaxSubscribersPerIP, filterDIDs: cfg.MaxFilterDIDs, trusted: cfg.TrustedProxies,
-		}),
+		cfg:            cfg,
+		log:            cfg.Logger,
+		subscribers:    map[*subscriber]struct{}{},
+		admission:      &admission{addresses: map[netip.Addr]int{}},
 		interest:       newInterest(),
 		keepLimit:      keepBytes,
 		messageTimeout: messageTimeout,
 		turns:          make(chan struct{}, turns()),
 		large:          make(chan struct{}, largeMessages),
 	}
+	s.SetLimits(cfg.Limits)
 	s.fan = &fanout{srv: s, share: 1}
 	s.fan.published.Store(int64(cfg.Log.Last()))
 	s.fan.judged.Store(int64(cfg.Log.Last()))
@@ -129,6 +143,15 @@ func New(cfg Config) *Server {
 	return s
 }
 
+// SetLimits holds consumers to other limits from now on. Nobody who is there is disconnected
+// because of lower ones: where there are too many, nobody is let in until enough have left. The
+// rate and the timeout change for everybody.
+func (s *Server) SetLimits(l Limits) {
+	complete := l.withDefaults()
+	s.limits.Store(complete)
+	s.admission.set(complete)
+}
+
 // closeTimeout is how long consumers get at shutdown to take what is being written to
 // them and the close frame. Those who have been told to come again find the door closed as
 // long as one who does not read is waited for; who is cut off loses no more than the reason.
@@ -140,7 +163,8 @@ func (s *Server) Run(ctx context.Context) error {
 	var fan sync.WaitGroup
 	fan.Go(func() { s.fan.run(ctx) })
 	defer fan.Wait()
-	tick := time.NewTicker(min(s.cfg.StallTimeout, s.cfg.PingInterval, 8*time.Second) / 4)
+	every := s.checkInterval()
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -151,6 +175,10 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 			w.release()
 			s.lag.tell(s, now)
+			if e := s.checkInterval(); e != every {
+				every = e
+				tick.Reset(every)
+			}
 		case <-ctx.Done():
 			s.mu.Lock()
 			s.closed = true
@@ -173,6 +201,11 @@ func (s *Server) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// checkInterval is how often Run checks everyone.
+func (s *Server) checkInterval() time.Duration {
+	return min(s.limits.Load().StallTimeout, s.cfg.PingInterval, 8*time.Second) / 4
 }
 
 func (s *Server) all() []*subscriber {
@@ -222,17 +255,17 @@ func (s *Server) check(sub *subscriber, now time.Time, w *writer) {
 		p.pinged = now
 	}
 	p.sent = sent
-	heard := time.Unix(0, sub.heard.Load())
+	heard, timeout := time.Unix(0, sub.heard.Load()), s.limits.Load().StallTimeout
 	if waiting || heard.After(p.asked) {
 		// A ping that is stuck behind data, here or in what the peer has yet to read, is no
 		// silence: the time counts from when nothing was in its way.
 		p.asked = now
 	}
 	switch {
-	case waiting && now.Sub(p.since) > s.cfg.StallTimeout:
+	case waiting && now.Sub(p.since) > timeout:
 		sub.blame(endedStalled)
 		s.log.Debug("consumer ended: it took nothing for too long", "consumer", sub.raw.RemoteAddr(),
-			"timeout", s.cfg.StallTimeout, "unsent_bytes", p.unsent)
+			"timeout", timeout, "unsent_bytes", p.unsent)
 		sub.abort(p.reset)
 		p.reset, p.since = true, now
 	case sub.box.isClosing():
@@ -241,10 +274,12 @@ func (s *Server) check(sub *subscriber, now time.Time, w *writer) {
 		if !stuck && now.Sub(p.pinged) >= s.cfg.PingInterval {
 			sub.keepAlive(now, w)
 		}
-	case !waiting && p.pinged.After(heard) && now.Sub(p.asked) > s.cfg.StallTimeout+s.cfg.PingInterval:
+	case !waiting && p.pinged.After(heard) && now.Sub(p.asked) > timeout+s.cfg.PingInterval:
 		sub.blame(endedSilent)
 		sub.box.close(websocket.ClosePolicyViolation, "no answer to pings")
-	case !waiting && now.Sub(p.pinged) >= s.cfg.PingInterval && now.Sub(heard) >= s.cfg.PingInterval/2:
+	// Who is heard of needs no ping, but what is heard may be old: messages are read at a rate, and
+	// a write is what tells of a peer that has long gone.
+	case !waiting && (now.Sub(p.pinged) >= s.cfg.PingInterval && now.Sub(heard) >= s.cfg.PingInterval/2 || now.Sub(p.pinged) >= 4*s.cfg.PingInterval):
 		sub.keepAlive(now, w)
 	}
 }
@@ -273,6 +308,10 @@ const complainInterval = 10 * time.Second
 
 // subscribe is GET /subscribe.
 func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
+	if refused := s.refuseLarge(r); refused != nil {
+		refused.answer(w)
+		return
+	}
 	serve := s.accept
 	o, err := parseOptions(r, s.cfg.Dictionaries)
 	if !websocket.IsWebSocketUpgrade(r) {
@@ -294,6 +333,22 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 	if refused := serve(w, r, o); refused != nil {
 		refused.answer(w)
 	}
+}
+
+// largeQuery is the size in bytes above which a query is not read for somebody for whom there
+// is no place anyway: it costs a megabyte or two and milliseconds.
+const largeQuery = 16 << 10
+
+// refuseLarge refuses a request with a large query if there is no place for whom it comes from.
+func (s *Server) refuseLarge(r *http.Request) *refusedError {
+	if len(r.URL.RawQuery) <= largeQuery {
+		return nil
+	}
+	refused := s.admission.full(s.admission.client(r))
+	if refused != nil {
+		s.metrics.refused[refused.reason].Inc()
+	}
+	return refused
 }
 
 // askForUpgrade adds what RFC 9110, section 7.8, asks of a 426.

@@ -1,7 +1,6 @@
 package subscribe
 
 import (
-	"crypto/tls"
 	"io"
 	"net"
 	"sync"
@@ -56,8 +55,12 @@ func (s *stream) wait() error {
 
 // tcpOf returns the TCP connection that carries c, or nil.
 func tcpOf(c net.Conn) *net.TCPConn {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
+	for {
+		below, ok := c.(interface{ NetConn() net.Conn }) // as tls.Conn has it
+		if !ok {
+			break
+		}
+		c = below.NetConn()
 	}
 	tcp, _ := c.(*net.TCPConn)
 	return tcp

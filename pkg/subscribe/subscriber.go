@@ -24,6 +24,10 @@ const closePatience = 30 * time.Second
 // saved up as many: each costs up to some 10 ms to parse, and moves it in the index.
 const messageRate = 10
 
+// controlRate is the same for pings and pongs: six bytes of a ping ask for a write, which costs
+// more than all else that a consumer can send.
+const controlRate = 100
+
 // costPerMessage is how much of a filter counts as another message: putting 10,000 DIDs
 // into the index takes it some milliseconds, in which nobody else is served.
 const costPerMessage = 1000
@@ -97,7 +101,7 @@ func (s *Server) newSubscriber(o options) *subscriber {
 	o.filter = nil
 	sub := &subscriber{
 		srv: s, options: o, tip: s.cfg.Log.Last(),
-		written: make(chan struct{}), rate: limiter{rate: max(s.cfg.MaxRate, 0)},
+		written: make(chan struct{}),
 	}
 	sub.box.wake, sub.box.encoding = sub.wake, o.encoding
 	sub.state.Store(writing)
@@ -139,8 +143,10 @@ func (s *subscriber) read() {
 		s.ws.SetReadLimit(maxOptions)
 	}
 	hear := func() { s.heard.Store(time.Now().UnixNano()) }
-	s.ws.SetPongHandler(func(string) error { hear(); return nil })
+	controls := limiter{rate: controlRate}
+	s.ws.SetPongHandler(func(string) error { controls.wait(); hear(); return nil })
 	s.ws.SetPingHandler(func(data string) error {
+		controls.wait()
 		hear()
 		s.box.control(websocket.PongMessage, []byte(data))
 		return nil
@@ -155,10 +161,7 @@ func (s *subscriber) read() {
 	})
 	messages := limiter{rate: messageRate}
 	for {
-		for n, wait := messages.quota(time.Now()); n == 0; n, wait = messages.quota(time.Now()) {
-			time.Sleep(wait)
-		}
-		messages.take(1)
+		messages.wait()
 		_, r, err := s.ws.NextReader()
 		if err == nil && s.options.wire == v2 {
 			s.blame(endedMessage)

@@ -80,6 +80,10 @@ func (s *Server) getZstdDictionary(w http.ResponseWriter, r *http.Request) {
 
 // subscribeEvents is the subscription of that name.
 func (s *Server) subscribeEvents(w http.ResponseWriter, r *http.Request) {
+	if refused := s.refuseLarge(r); refused != nil {
+		refused.answerXRPC(w)
+		return
+	}
 	o, err := s.parseV2(r)
 	if err != nil {
 		s.metrics.refused[refusedRequest].Inc()
@@ -100,11 +104,16 @@ func (s *Server) subscribeEvents(w http.ResponseWriter, r *http.Request) {
 		r.Header.Set("Sec-WebSocket-Protocol", strings.Join(lines, ", "))
 	}
 	if refused := s.accept(w, r, o); refused != nil {
-		if refused.retry {
-			w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
-		}
-		answerXRPC(w, http.StatusServiceUnavailable, serviceUnavailable, refused.sentence)
+		refused.answerXRPC(w)
 	}
+}
+
+// answerXRPC refuses a handshake of the v2 wire.
+func (e *refusedError) answerXRPC(w http.ResponseWriter) {
+	if e.retry {
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	answerXRPC(w, http.StatusServiceUnavailable, serviceUnavailable, e.sentence)
 }
 
 // parseV2 reads a request for subscribeEvents. Its errors name the parameter and are meant

@@ -21,12 +21,13 @@ import (
 	"slipstream/pkg/testproc"
 )
 
-// busyDaemon is a daemon with something to show: events of all kinds, faults of the relay's,
-// consumers plain and compressed.
+// busyDaemon is a daemon with something to show: events of all kinds, a standby, consumers plain
+// and compressed.
 func busyDaemon(t *testing.T) *testproc.Daemon {
 	t.Helper()
 	_, upstream := testproc.Relay(t, simrelay.Config{Seed: 9, Rate: 200, WallClock: true})
-	d := testproc.Serve(t, binary(t), upstream, t.TempDir(), "--log-level", "warn")
+	_, standby := testproc.Relay(t, simrelay.Config{Seed: 9, Rate: 200, WallClock: true})
+	d := testproc.Serve(t, binary(t), upstream+","+standby, t.TempDir(), "--log-level", "warn")
 	for _, query := range []string{"cursor=1", "cursor=1&compress=true"} {
 		ws, _, err := websocket.DefaultDialer.Dial("ws://"+d.Addr+"/subscribe?"+query, nil)
 		if err != nil {
@@ -46,7 +47,7 @@ func busyDaemon(t *testing.T) *testproc.Daemon {
 }
 
 // labels are all that a metric may have, each with a set of values that is closed.
-var labels = []string{"kind", "form", "reason", "wire", "lag", "le", "version", "zstd", "quantile"}
+var labels = []string{"kind", "form", "reason", "wire", "lag", "le", "version", "zstd", "quantile", "upstream"}
 
 func TestMetrics(t *testing.T) {
 	need(t, "promtool")

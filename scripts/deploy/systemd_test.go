@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -202,6 +203,49 @@ func TestUnitRuns(t *testing.T) {
 
 	c := &consumer{t: t, url: "ws://" + addr + "/subscribe?"}
 	c.read(500)
+
+	// A reload changes a limit under those who are there, and says what it did; a file that is
+	// wrong changes nothing, which systemctl status shows.
+	settings := func(text string) {
+		t.Helper()
+		cmd := m.in("sh", "-c", "cat >/etc/default/slipstream")
+		cmd.Stdin = strings.NewReader(text)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	reload := func(status string) {
+		t.Helper()
+		if out := m.do("reload", "slipstream.service"); out != "" {
+			t.Errorf("systemctl reload: %s", out)
+		}
+		testproc.WaitFor(t, "the unit is active, with "+status, func() bool {
+			return m.property("ActiveState") == "active" && m.property("SubState") == "running" && strings.Contains(m.property("StatusText"), status)
+		})
+	}
+	pid := m.mainPID()
+	given, _ := m.in("cat", "/etc/default/slipstream").Output()
+	settings(string(given) + "SLIPSTREAM_MAX_SUBSCRIBERS=a few\n")
+	reload("SLIPSTREAM_MAX_SUBSCRIBERS in line")
+	settings(string(given) + "SLIPSTREAM_MAX_SUBSCRIBERS=1\n")
+	reload("")
+	testproc.WaitFor(t, "the reload", func() bool {
+		log, _ := m.in("cat", "/run/log").Output()
+		return bytes.Contains(log, []byte("changed=\"max-subscribers from 2000 to 1\""))
+	})
+	if _, resp, err := websocket.DefaultDialer.Dial(c.url, nil); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("a second consumer where one is allowed: %v", err)
+	}
+	if m.mainPID() != pid {
+		t.Error("a reload is a restart")
+	}
+	for range 100 {
+		if err := c.one(false); err != nil {
+			t.Fatalf("the consumer that was there: %v", err)
+		}
+	}
+	settings(string(given))
+	reload("")
 
 	// An upgrade, as the README has it.
 	if out, err := m.in("sh", "-c", "cp /usr/local/bin/slipstream /run/new && install /run/new /usr/local/bin/slipstream").CombinedOutput(); err != nil {

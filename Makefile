@@ -6,7 +6,7 @@ BUILD   := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 60s
 SOAK ?= 1h
 
-.PHONY: all build static test test-static race lint vuln fuzz bench bench-ingest bench-fanout bench-replay bench-vps bench-dictionary bench-smoke compat deploy-test soak soak-kill dictionary demo run docker
+.PHONY: all build static test test-static race lint vuln fuzz bench bench-ingest bench-fanout bench-replay bench-vps bench-dictionary bench-smoke compat deploy-test page test-browser soak soak-kill dictionary demo run docker
 
 all: lint test
 
@@ -69,6 +69,12 @@ compat: build ## what other people wrote, from their registries, against the rea
 
 deploy-test: build ## what an installation needs beside the binary, with systemd, Caddy, nginx and Prometheus
 	SLIPSTREAM_DEPLOY=1 go test -count=1 -timeout 15m -v ./scripts/deploy
+
+page: ## pkg/page/dist, which is committed, from pkg/page/src; needs Node.js 20
+	scripts/page.sh
+
+test-browser: build ## the page in a real browser, and that it is what its sources give, in two minutes
+	scripts/browser/run.sh
 
 soak: ## the daemon left alone for SOAK with everything that can happen to it at once
 	SLIPSTREAM_SOAK=$(SOAK) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./scripts/soak

@@ -13,7 +13,7 @@ bin/slipstream serve --upstream-url "ws://$relay" --upstream-cursor 0 --listen-a
 	--metrics-listen-addr "$admin" --data-dir "$dir/data" --legacy-dictionary off --log-level error & serve=$!
 cat >&2 <<END
 A simulated relay is at ws://$relay, Slipstream at ws://$consumers, its metrics at http://$admin/metrics.
-In another terminal, for posts only:
+Open http://$consumers/ in a browser. In another terminal, for posts only:
 
   websocat "ws://$consumers/subscribe?wantedCollections=app.bsky.feed.post"
 
@@ -24,3 +24,4 @@ for i in 1 2 3 4 5 6 7 8 9 10; do
 	sleep 0.3
 done
 bin/slipstream tail ${DEMO_COUNT:+--count "$DEMO_COUNT"} "ws://$consumers/subscribe?cursor=0"
+echo "The page is at http://$consumers/ as long as the demo runs: make demo" >&2

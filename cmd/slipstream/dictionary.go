@@ -27,6 +27,7 @@ func dictionaryCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "dictionary",
 		Usage:        "make zstd dictionaries, and get the one of Jetstream v1",
+		Category:     categoryStorage,
 		OnUsageError: usageError,
 		Commands: []*cli.Command{
 			trainCommand(),

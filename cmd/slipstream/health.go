@@ -22,8 +22,8 @@ type health struct {
 	now    func() time.Time
 }
 
-// status is what either answers, with 200 or 503.
-type status struct {
+// condition is what either answers, with 200 or 503.
+type condition struct {
 	Status  string   `json:"status"` // "ok", "ready" or "not ready"
 	Version string   `json:"version"`
 	Reasons []string `json:"reasons,omitempty"` // why it is not ready
@@ -36,8 +36,8 @@ type status struct {
 	ReplaySeconds float64 `json:"replay_seconds"`
 }
 
-func (h health) status() status {
-	s := status{Status: "ok", Version: buildVersion(), LastCursor: int64(h.events.Last())}
+func (h health) condition() condition {
+	s := condition{Status: "ok", Version: buildVersion(), LastCursor: int64(h.events.Last())}
 	s.Upstream.Connected, s.Upstream.Since = h.relays.Connected()
 	if oldest := h.events.Oldest(); oldest != 0 {
 		s.ReplaySeconds = h.now().Sub(oldest.Time()).Seconds()
@@ -45,10 +45,10 @@ func (h health) status() status {
 	return s
 }
 
-func (h health) alive(w http.ResponseWriter, _ *http.Request) { h.answer(w, h.status()) }
+func (h health) alive(w http.ResponseWriter, _ *http.Request) { h.answer(w, h.condition()) }
 
 func (h health) ready(w http.ResponseWriter, _ *http.Request) {
-	s := h.status()
+	s := h.condition()
 	s.Status = "ready"
 	if h.events.Full() {
 		s.Reasons = append(s.Reasons, "the disk is too full: ingest waits for space")
@@ -62,7 +62,7 @@ func (h health) ready(w http.ResponseWriter, _ *http.Request) {
 	h.answer(w, s)
 }
 
-func (h health) answer(w http.ResponseWriter, s status) {
+func (h health) answer(w http.ResponseWriter, s condition) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	if len(s.Reasons) > 0 {

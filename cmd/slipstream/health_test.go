@@ -17,7 +17,7 @@ import (
 )
 
 // readStatus asks for a status and holds it against its form.
-func readStatus(t *testing.T, url string) (s status, code int) {
+func readStatus(t *testing.T, url string) (s condition, code int) {
 	t.Helper()
 	resp, err := http.Get(url)
 	if err != nil {

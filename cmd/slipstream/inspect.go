@@ -30,6 +30,7 @@ func inspectCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "inspect",
 		Usage:        "show what a data dir holds, also beside a running daemon",
+		Category:     categoryStorage,
 		OnUsageError: usageError,
 		Flags: bufferFlags(
 			&cli.BoolFlag{Name: "json", Usage: "print one JSON object, with all collections"},
@@ -434,15 +435,4 @@ func durationText(d time.Duration) string {
 		return d.Round(time.Second).String()
 	}
 	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
-}
-
-// isTerminal reports whether w is a character device. /dev/null is one too, which does no
-// harm here.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -24,6 +24,8 @@ import (
 	"slipstream/pkg/eventlog"
 	"slipstream/pkg/firehose"
 	"slipstream/pkg/ingest"
+	"slipstream/pkg/page"
+	"slipstream/pkg/status"
 	"slipstream/pkg/subscribe"
 )
 
@@ -108,6 +110,9 @@ func run(ctx context.Context, cfg Config, log *slog.Logger, reload *reloader) er
 		Log: events, Dictionaries: known, Version: buildVersion(),
 		Limits: subscriberLimits(cfg, files), Streaming: lobby.streaming, Logger: log, Registerer: registry,
 	})
+	report := status.New(status.Config{
+		Log: events, Dictionaries: known, Upstreams: relays, Ingester: ingester, Server: server, Version: buildVersion(),
+	})
 
 	// Each part has a context of its own, so that they can be ended one after the other.
 	// The first that fails ends the run.
@@ -126,10 +131,11 @@ func run(ctx context.Context, cfg Config, log *slog.Logger, reload *reloader) er
 	}
 	stopLog, logDone := part(events.Run)
 	stopServer, serverDone := part(server.Run)
+	stopReport, reportDone := part(report.Run)
 	stopHTTP, httpDone := part(func(ctx context.Context) error {
 		defer copies.wait()
 		return serveHTTP(ctx, []site{
-			{public, server.Handler(), lobby, encryption},
+			{public, publicHandler(server, report), lobby, encryption},
 			{admin, adminHandler(registry, relays, events, copies), nil, nil},
 		}, log)
 	})
@@ -168,7 +174,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger, reload *reloader) er
 		name string
 		stop func()
 		done chan struct{}
-	}{{"reload", stopReload, reloadDone}, {"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"watchdog", stopWatch, watchDone}, {"http", stopHTTP, httpDone}, {"event log", stopLog, logDone}} {
+	}{{"reload", stopReload, reloadDone}, {"legacy dictionary", stopLegacy, legacyDone}, {"ingest", stopIngest, ingestDone}, {"consumers", stopServer, serverDone}, {"watchdog", stopWatch, watchDone}, {"http", stopHTTP, httpDone}, {"status", stopReport, reportDone}, {"event log", stopLog, logDone}} {
 		p.stop()
 		// A store that has failed may never let go of those who wait for it.
 		if isFailure(ctx) && p.name == "ingest" {
@@ -334,6 +340,13 @@ func serveHTTP(ctx context.Context, sites []site, log *slog.Logger) error {
 	}
 	group.Wait()
 	return failed
+}
+
+func publicHandler(server *subscribe.Server, report *status.Reporter) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", page.New(server.Handler()))
+	mux.Handle("GET /status", report)
+	return mux
 }
 
 func adminHandler(registry *prometheus.Registry, relays *firehose.Upstreams, events *eventlog.Log, copies *checkpoints) http.Handler {

@@ -69,78 +69,92 @@ func env(name string, v1 ...string) cli.ValueSourceChain {
 	return cli.EnvVars(keys...)
 }
 
+const serveHelp = `Examples:
+
+    slipstream serve                                     the live network, for consumers on :6008
+    slipstream serve --data-dir /var/lib/slipstream --max-disk 15GB
+    slipstream serve --upstream-url relay.example.org,bsky.network     the second stands in for the first
+    slipstream serve --collections app.bsky.feed.*       no other records
+    slipstream serve --tls-domain stream.example.org     by TLS, on :443`
+
 func serveCommand() *cli.Command { return serveCommandFrom(nil) }
 
 // serveCommandFrom is serveCommand with a file behind the environment.
 func serveCommandFrom(file *envFile) *cli.Command {
 	env := file.sources
+	const (
+		upstream, addresses, storage  = "Upstream", "Addresses and TLS", "Storage"
+		resources, consumers, logging = "Resources", "Consumers", "Logging"
+	)
 	return &cli.Command{
 		Name:         "serve",
 		Usage:        "run the daemon: subscribe to a relay, serve consumers",
+		Description:  serveHelp,
+		Category:     categoryDaemon,
 		OnUsageError: usageError,
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "upstream-url", Value: []string{"wss://bsky.network"}, Sources: env("UPSTREAM_URL", "WS_URL"),
+			&cli.StringSliceFlag{Name: "upstream-url", Category: upstream, Value: []string{"wss://bsky.network"}, Sources: env("UPSTREAM_URL", "WS_URL"),
 				Usage: "relay or PDS to subscribe to; scheme and path are completed; repeatable, or joined with commas: relays that carry the same network, the preferred one first"},
-			&cli.DurationFlag{Name: "failover-after", Value: 30 * time.Second, Sources: env("FAILOVER_AFTER"),
+			&cli.DurationFlag{Name: "failover-after", Category: upstream, Value: 30 * time.Second, Sources: env("FAILOVER_AFTER"),
 				Usage: "how long without a working connection makes it another --upstream-url's turn"},
-			&cli.DurationFlag{Name: "liveness-ttl", Sources: env("LIVENESS_TTL"), HideDefault: true,
+			&cli.DurationFlag{Name: "liveness-ttl", Category: upstream, Sources: env("LIVENESS_TTL"), HideDefault: true,
 				Usage: "connect again if no frame comes for so long although pings are answered; 0: an idle upstream is fine (default: 0)"},
-			&cli.StringFlag{Name: "upstream-cursor", Sources: env("UPSTREAM_CURSOR"),
+			&cli.StringFlag{Name: "upstream-cursor", Category: upstream, Sources: env("UPSTREAM_CURSOR"),
 				Usage: "relay `seq` to start after when the data dir holds none; 0: the relay's oldest (default: live)"},
-			&cli.StringFlag{Name: "override-upstream-cursor", Sources: env("OVERRIDE_UPSTREAM_CURSOR", "OVERRIDE_RELAY_CURSOR"),
+			&cli.StringFlag{Name: "override-upstream-cursor", Category: upstream, Sources: env("OVERRIDE_UPSTREAM_CURSOR", "OVERRIDE_RELAY_CURSOR"),
 				Usage: "relay `seq` to start after whatever the data dir holds; -1: unset"},
-			&cli.StringSliceFlag{Name: "collections", Sources: env("COLLECTIONS"),
+			&cli.StringSliceFlag{Name: "collections", Category: upstream, Sources: env("COLLECTIONS"),
 				Usage: "`NSIDs` or prefixes like app.bsky.* to take in, and no other; repeatable, or joined with commas (default: all)"},
-			&cli.StringSliceFlag{Name: "exclude-collections", Sources: env("EXCLUDE_COLLECTIONS"),
+			&cli.StringSliceFlag{Name: "exclude-collections", Category: upstream, Sources: env("EXCLUDE_COLLECTIONS"),
 				Usage: "`NSIDs` or prefixes to leave out even of --collections; repeatable, or joined with commas (default: none)"},
-			&cli.BoolFlag{Name: "no-identity", Sources: env("NO_IDENTITY"), Usage: "leave identity events out"},
-			&cli.BoolFlag{Name: "no-account", Sources: env("NO_ACCOUNT"), Usage: "leave account events out"},
-			&cli.StringFlag{Name: "listen-addr", Value: ":6008", Sources: env("LISTEN_ADDR", "LISTEN_ADDR"),
+			&cli.BoolFlag{Name: "no-identity", Category: upstream, Sources: env("NO_IDENTITY"), Usage: "leave identity events out"},
+			&cli.BoolFlag{Name: "no-account", Category: upstream, Sources: env("NO_ACCOUNT"), Usage: "leave account events out"},
+			&cli.StringFlag{Name: "listen-addr", Category: addresses, Value: ":6008", Sources: env("LISTEN_ADDR", "LISTEN_ADDR"),
 				Usage: "`address` for consumers (with --tls-domain: :443)"},
-			&cli.StringSliceFlag{Name: "tls-domain", Sources: env("TLS_DOMAIN"),
+			&cli.StringSliceFlag{Name: "tls-domain", Category: addresses, Sources: env("TLS_DOMAIN"),
 				Usage: "serve consumers by TLS, with a certificate for this `name` of the server's, which is fetched from Let's Encrypt and kept in the data dir; repeatable, or joined with commas (default: plain HTTP)"},
-			&cli.StringFlag{Name: "tls-cert", Sources: env("TLS_CERT"), Usage: "serve consumers by TLS, with the certificate chain in `file` (PEM), which is read again when it changes"},
-			&cli.StringFlag{Name: "tls-key", Sources: env("TLS_KEY"), Usage: "`file` with the private key of --tls-cert (PEM)"},
-			&cli.StringFlag{Name: "acme-directory", Value: acme.LetsEncryptURL, Sources: env("ACME_DIRECTORY"),
+			&cli.StringFlag{Name: "tls-cert", Category: addresses, Sources: env("TLS_CERT"), Usage: "serve consumers by TLS, with the certificate chain in `file` (PEM), which is read again when it changes"},
+			&cli.StringFlag{Name: "tls-key", Category: addresses, Sources: env("TLS_KEY"), Usage: "`file` with the private key of --tls-cert (PEM)"},
+			&cli.StringFlag{Name: "acme-directory", Category: addresses, Value: acme.LetsEncryptURL, Sources: env("ACME_DIRECTORY"),
 				Usage: "`URL` of the authority that --tls-domain asks for a certificate"},
-			&cli.StringFlag{Name: "metrics-listen-addr", Value: "127.0.0.1:6009", Sources: env("METRICS_LISTEN_ADDR", "METRICS_LISTEN_ADDR"),
+			&cli.StringFlag{Name: "metrics-listen-addr", Category: addresses, Value: "127.0.0.1:6009", Sources: env("METRICS_LISTEN_ADDR", "METRICS_LISTEN_ADDR"),
 				Usage: "`address` for Prometheus, pprof, /healthz and /readyz"},
-			&cli.StringFlag{Name: "data-dir", Value: "./data", Sources: env("DATA_DIR", "DATA_DIR"),
+			&cli.StringFlag{Name: "data-dir", Category: storage, Value: "./data", Sources: env("DATA_DIR", "DATA_DIR"),
 				Usage: "`directory` for the event log, which lives in its subdirectory slipstream"},
-			&cli.DurationFlag{Name: "event-ttl", Value: 24 * time.Hour, Sources: env("EVENT_TTL", "EVENT_TTL"),
+			&cli.DurationFlag{Name: "event-ttl", Category: storage, Value: 24 * time.Hour, Sources: env("EVENT_TTL", "EVENT_TTL"),
 				Usage: "how long events can be replayed"},
-			&cli.StringFlag{Name: "max-disk", Sources: env("MAX_DISK"),
+			&cli.StringFlag{Name: "max-disk", Category: storage, Sources: env("MAX_DISK"),
 				Usage: "`size` that the store may take, such as 15GB; the oldest events make room before --event-ttl (default: no limit)"},
-			&cli.StringFlag{Name: "min-free-disk", Value: "5%", Sources: env("MIN_FREE_DISK"),
+			&cli.StringFlag{Name: "min-free-disk", Category: storage, Value: "5%", Sources: env("MIN_FREE_DISK"),
 				Usage: "`size` or percentage of the disk to leave free; the oldest events make room before --event-ttl"},
-			&cli.DurationFlag{Name: "linger", Value: 20 * time.Millisecond, Sources: env("LINGER"),
+			&cli.DurationFlag{Name: "linger", Category: resources, Value: 20 * time.Millisecond, Sources: env("LINGER"),
 				Usage: "how long an event may wait for others to be stored and sent with"},
-			&cli.IntFlag{Name: "worker-count", Sources: env("WORKER_COUNT", "WORKER_COUNT"), HideDefault: true,
+			&cli.IntFlag{Name: "worker-count", Category: resources, Sources: env("WORKER_COUNT", "WORKER_COUNT"), HideDefault: true,
 				Usage: "decode and encode workers, at most the number of CPUs (default: the number of CPUs)"},
-			&cli.Int64Flag{Name: "window-bytes", Value: 4 << 20, Sources: env("WINDOW_BYTES"),
+			&cli.Int64Flag{Name: "window-bytes", Category: resources, Value: 4 << 20, Sources: env("WINDOW_BYTES"),
 				Usage: "`bytes` of the newest events kept in memory"},
-			&cli.FloatFlag{Name: "max-sub-rate", Sources: env("MAX_SUB_RATE", "MAX_SUB_RATE"), HideDefault: true,
+			&cli.FloatFlag{Name: "max-sub-rate", Category: consumers, Sources: env("MAX_SUB_RATE", "MAX_SUB_RATE"), HideDefault: true,
 				Usage: "`events` per second and consumer, live and replayed; 0: no limit (default: 0)"},
-			&cli.IntFlag{Name: "max-subscribers", Sources: env("MAX_SUBSCRIBERS"), HideDefault: true,
+			&cli.IntFlag{Name: "max-subscribers", Category: consumers, Sources: env("MAX_SUBSCRIBERS"), HideDefault: true,
 				Usage: "most `consumers` at a time; 0: what the descriptor limit (ulimit -n) has room for (default: 0)"},
 			// Far more than the bots behind one NAT need, since one connection can take 10,000
 			// DIDs; little enough that no single address can take a server of the usual
 			// descriptor limits for itself.
-			&cli.IntFlag{Name: "max-subscribers-per-ip", Value: 1000, Sources: env("MAX_SUBSCRIBERS_PER_IP"),
+			&cli.IntFlag{Name: "max-subscribers-per-ip", Category: consumers, Value: 1000, Sources: env("MAX_SUBSCRIBERS_PER_IP"),
 				Usage: "most `consumers` from one address (of IPv6: a /64); proxies, loopback and private networks do not count; 0: no limit"},
-			&cli.IntFlag{Name: "max-filter-dids", Value: 2_000_000, Sources: env("MAX_FILTER_DIDS"),
+			&cli.IntFlag{Name: "max-filter-dids", Category: consumers, Value: 2_000_000, Sources: env("MAX_FILTER_DIDS"),
 				Usage: "most `DIDs` that the filters of all consumers together may name, some 160 bytes of memory each"},
-			&cli.StringSliceFlag{Name: "trusted-proxies", Sources: env("TRUSTED_PROXIES"),
+			&cli.StringSliceFlag{Name: "trusted-proxies", Category: consumers, Sources: env("TRUSTED_PROXIES"),
 				Usage: "`addresses` or CIDR networks of proxies whose X-Forwarded-For is believed; repeatable, or joined with commas (default: none)"},
-			&cli.DurationFlag{Name: "stall-timeout", Value: 2 * time.Minute, Sources: env("STALL_TIMEOUT"),
+			&cli.DurationFlag{Name: "stall-timeout", Category: consumers, Value: 2 * time.Minute, Sources: env("STALL_TIMEOUT"),
 				Usage: "how long a consumer may take nothing at all before it is disconnected"},
-			&cli.StringFlag{Name: "legacy-dictionary", Value: legacyAuto, Sources: env("LEGACY_DICTIONARY"),
+			&cli.StringFlag{Name: "legacy-dictionary", Category: consumers, Value: legacyAuto, Sources: env("LEGACY_DICTIONARY"),
 				Usage: "the zstd dictionary that v1 clients have built in, for compress=true; auto: download it once; off: use our own; or a `FILE`"},
-			&cli.StringFlag{Name: "legacy-dictionary-url", Value: legacyURL, Sources: env("LEGACY_DICTIONARY_URL"),
+			&cli.StringFlag{Name: "legacy-dictionary-url", Category: consumers, Value: legacyURL, Sources: env("LEGACY_DICTIONARY_URL"),
 				Usage: "`URL` to download it from; what comes must be the same bytes"},
-			&cli.StringFlag{Name: "log-level", Value: "info", Sources: env("LOG_LEVEL"), Usage: "debug, info, warn or error"},
-			&cli.StringFlag{Name: "log-format", Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json; text has colours on a terminal, but with NO_COLOR"},
-			&cli.StringFlag{Name: "env-file", Sources: cli.EnvVars("SLIPSTREAM_ENV_FILE"),
+			&cli.StringFlag{Name: "log-level", Category: logging, Value: "info", Sources: env("LOG_LEVEL"), Usage: "debug, info, warn or error"},
+			&cli.StringFlag{Name: "log-format", Category: logging, Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json; text has colours on a terminal, but with NO_COLOR"},
+			&cli.StringFlag{Name: "env-file", Category: logging, Sources: cli.EnvVars("SLIPSTREAM_ENV_FILE"),
 				Usage: "`FILE` with lines like SLIPSTREAM_LOG_LEVEL=info, for settings that have neither a flag nor an environment variable; limits and log level are read again on SIGHUP; with a - in front it may be missing"},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {

@@ -22,6 +22,7 @@ func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "verify",
 		Usage:        "read all that a data dir holds and check it, also beside a running daemon; exit status 1 at the first violation",
+		Category:     categoryStorage,
 		OnUsageError: usageError,
 		Flags:        bufferFlags(),
 		Action: func(ctx context.Context, cmd *cli.Command) error {

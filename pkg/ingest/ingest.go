@@ -97,6 +97,15 @@ func New(cfg Config) *Ingester {
 	return in
 }
 
+// Lag returns the age of the newest frame by the relay's own time, which grows while none comes.
+// false: none has come since the start.
+func (in *Ingester) Lag() (time.Duration, bool) {
+	if ns := in.metrics.newest.Load(); ns != 0 {
+		return time.Since(time.Unix(0, ns)), true
+	}
+	return 0, false
+}
+
 // Run ingests until ctx ends, and returns nil when everything that was read by then is
 // committed. It returns an error if the log fails.
 func (in *Ingester) Run(ctx context.Context) error { return in.run(ctx, in.cfg.Upstreams.Run) }

@@ -2,6 +2,7 @@ package subscribe
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // ending says why the server ended a connection.
@@ -81,3 +82,24 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 }
 
 func (m *metrics) ended(e ending) { m.endings[e].Inc() }
+
+// Sent is what consumers have been sent since the start, and how many there are.
+type Sent struct {
+	Consumers int
+	Events    uint64
+	Bytes     uint64 // written to sockets
+	JSON      uint64 // bytes that the events have as v1's JSON
+}
+
+// Sent returns what has been sent. It costs the same however many consumers there are.
+func (s *Server) Sent() Sent {
+	return Sent{s.count(), value(s.metrics.events), value(s.metrics.bytes), value(s.metrics.text)}
+}
+
+func value(c prometheus.Counter) uint64 {
+	var m dto.Metric
+	if c.Write(&m) != nil {
+		return 0
+	}
+	return uint64(m.GetCounter().GetValue())
+}

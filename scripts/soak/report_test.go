@@ -56,7 +56,7 @@ func (s *soak) missed() {
 		{"consumers came", s.did.visits.Load()}, {"filters changed", s.did.turns.Load()}, {"consumers fell off the buffer and were told", s.did.fellOff.Load()},
 		{"cursors were too old", s.did.tooOld.Load()}, {"events were no longer in the buffer", s.did.skipped.Load()}, {"sleeping consumers were ended", s.did.stalled.Load()},
 		{"the relay cut", s.did.cuts.Load()}, {"the relay stalled", s.did.stalls.Load()}, {"frames were broken", s.did.faults.Load()},
-		{"restarts", s.did.restarts.Load()}, {"kill -9", s.did.kills.Load()}, {"consumers broke rules", s.did.rude.Load()},
+		{"the daemon was restarted", s.did.restarts.Load()}, {"it was killed", s.did.kills.Load()}, {"consumers broke rules", s.did.rude.Load()},
 	} {
 		if what.n == 0 {
 			s.fail("it never happened that %s", what.name)

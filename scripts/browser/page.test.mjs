@@ -172,7 +172,7 @@ describe("the page", tests, () => {
     await p.$("#size").fill("99999999999");
     await p.page.keyboard.press("Enter");
     await p.state("Refused");
-    assert.match(await p.text("#empty"), /The server says: maxMessageSizeBytes: /);
+    assert.match(await p.text("#empty"), /^Refused: maxMessageSizeBytes: /);
     await p.$("#reset").click();
     await p.state("Live · v1");
     await p.more(20);

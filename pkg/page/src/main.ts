@@ -286,11 +286,11 @@ worker.onmessage = (m: MessageEvent<Report>) => {
     setText(byId("state-text"), text);
     pill.title = r.why;
     const empty = byId("empty");
-    setText(empty, r.state === "refused" ? `The server says: ${r.why}` : r.state === "open" ? "Waiting for events…" : text);
+    setText(empty, r.state === "open" ? "Waiting for events…" : r.why !== "" ? `${text}: ${r.why}` : text);
     empty.classList.toggle("bad", r.state === "refused");
     if (r.state === "refused") {
       rows.clear();
-      announce(`The server says: ${r.why}`);
+      announce(`${text}: ${r.why}`);
     }
     return;
   }
@@ -326,8 +326,15 @@ function meter() {
 }
 setInterval(meter, 500);
 
+byId("reload").addEventListener("click", () => location.reload());
+
+let version = "";
 const vitals = new Vitals(
-  () => tab.id === "python" && zstd && showSnippet(),
+  (s) => {
+    if (tab.id === "python" && zstd) showSnippet();
+    if (version !== "" && version !== s.version) byId("newer").hidden = false;
+    version ||= s.version;
+  },
   (name) => collections.add(name),
 );
 

@@ -157,10 +157,10 @@ class Stream {
     socket.onclose = async (c) => {
       // What the server did not take it would not take again.
       if (opened && c.code === 1008 && this.wanted.filter !== asked) return this.say("refused", c.reason);
-      const refused = opened ? "" : await refusal(path);
+      const refused = opened ? null : await refusal(path);
       if (turn !== this.turn) return;
-      if (refused !== "") return this.say("refused", refused);
-      this.again(c.reason);
+      if (refused?.status === 400) return this.say("refused", refused.text);
+      this.again(refused?.text ?? c.reason);
     };
     this.socket = socket;
   }
@@ -248,21 +248,21 @@ class Stream {
   }
 }
 
-// refusal asks without a websocket why there was none: the browser does not tell. Empty: it is
-// not what was asked for.
-async function refusal(path: string): Promise<string> {
+// refusal asks without a websocket why there was none: the browser does not tell. null: there is
+// no reason any more, or nobody who would say it.
+async function refusal(path: string): Promise<{ status: number; text: string } | null> {
   const stop = new AbortController();
   try {
     const answer = await fetch(path, { signal: stop.signal });
-    if (answer.status !== 400) return "";
+    if (![400, 429, 503].includes(answer.status)) return null;
     const text = (await answer.text()).trim();
     try {
-      return String(JSON.parse(text).message ?? text);
+      return { status: answer.status, text: String(JSON.parse(text).message ?? text) };
     } catch {
-      return text;
+      return { status: answer.status, text };
     }
   } catch {
-    return "";
+    return null;
   } finally {
     stop.abort(); // it may be a stream
   }

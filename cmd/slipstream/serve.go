@@ -84,7 +84,7 @@ func serveCommandFrom(file *envFile) *cli.Command {
 	env := file.sources
 	const (
 		upstream, addresses, storage  = "Upstream", "Addresses and TLS", "Storage"
-		resources, consumers, logging = "Resources", "Consumers", "Logging"
+		resources, consumers, logging = "Resources", "Consumers", "Logging and reloading"
 	)
 	return &cli.Command{
 		Name:         "serve",
@@ -154,7 +154,7 @@ func serveCommandFrom(file *envFile) *cli.Command {
 				Usage: "`URL` to download it from; what comes must be the same bytes"},
 			&cli.StringFlag{Name: "log-level", Category: logging, Value: "info", Sources: env("LOG_LEVEL"), Usage: "debug, info, warn or error"},
 			&cli.StringFlag{Name: "log-format", Category: logging, Value: "text", Sources: env("LOG_FORMAT"), Usage: "text or json; text has colours on a terminal, but with NO_COLOR"},
-			&cli.StringFlag{Name: "env-file", Category: resources, Sources: cli.EnvVars("SLIPSTREAM_ENV_FILE"),
+			&cli.StringFlag{Name: "env-file", Category: logging, Sources: cli.EnvVars("SLIPSTREAM_ENV_FILE"),
 				Usage: "`FILE` with lines like SLIPSTREAM_LOG_LEVEL=info, for settings that have neither a flag nor an environment variable; limits and log level are read again on SIGHUP; with a - in front it may be missing"},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {

@@ -42,12 +42,20 @@ func (s *Server) Handler() http.Handler {
 }
 
 func (s *Server) home(w http.ResponseWriter, r *http.Request) {
+	secure := ""
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" { // whoever lies about it reads the wrong line
+		secure = "s"
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	fmt.Fprintf(w, `This is Slipstream %s, a Jetstream-compatible relay: the AT Protocol firehose as JSON.
 
 Connect with any Jetstream client, or with websocat:
 
-  websocat "ws://%[2]s/subscribe?wantedCollections=app.bsky.feed.post"
+  websocat "ws%[8]s://%[2]s/subscribe?wantedCollections=app.bsky.feed.post"
+
+or without a websocket:
+
+  curl -N "http%[8]s://%[2]s/subscribe?wantedCollections=app.bsky.feed.post"
 
 Parameters of /subscribe
   wantedCollections    an NSID, or a prefix like app.bsky.graph.*; repeatable, at most %[3]d
@@ -61,7 +69,7 @@ Parameters of /subscribe
 
 Jetstream v2 clients connect to /xrpc/%[7]s
 
-`, s.cfg.Version, r.Host, maxCollections, maxDIDs, s.cfg.Dictionaries.Primary().ID(), s.cfg.Dictionaries.Current().ID(), subscribeEvents)
+`, s.cfg.Version, r.Host, maxCollections, maxDIDs, s.cfg.Dictionaries.Primary().ID(), s.cfg.Dictionaries.Current().ID(), subscribeEvents, secure)
 	if oldest := s.cfg.Log.Oldest(); oldest != 0 {
 		fmt.Fprintf(w, "The buffer reaches back to cursor=%d, %s.\n", oldest, oldest.Time().UTC().Format("2006-01-02 15:04:05 UTC"))
 	} else {

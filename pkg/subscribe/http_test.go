@@ -87,6 +87,11 @@ func TestHomeAndHealth(t *testing.T) {
 	if resp.StatusCode != http.StatusOK || !strings.Contains(body, "The buffer is empty") || !strings.Contains(body, fmt.Sprint(compressor().ID())) {
 		t.Errorf("GET /: %d %s", resp.StatusCode, body)
 	}
+	for _, line := range []string{`websocat "ws://%s/subscribe?wantedCollections=app.bsky.feed.post"`, `curl -N "http://%s/subscribe?wantedCollections=app.bsky.feed.post"`} {
+		if line = fmt.Sprintf(line, w.addr); !strings.Contains(body, line) {
+			t.Errorf("GET /: it lacks %s", line)
+		}
+	}
 	w.feed.posts(3, 1)
 	if _, body := get(t, "http://"+w.addr+"/"); !strings.Contains(body, w.feed.all[0].cursor.String()) {
 		t.Errorf("GET /: the buffer's start is not in %s", body)

@@ -21,9 +21,18 @@ func everyCommand(c *cli.Command, words []string, f func(*cli.Command, []string)
 	}
 }
 
+// onceIsEnough skips what starts the program again and again, one after the other, where a start takes
+// a second and there is nothing to be found: in the short run that the race detector has.
+func onceIsEnough(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the program is started many times: not with -short")
+	}
+}
+
 // Whoever types no more than the name is told what there is, in groups; each command explains itself in both
 // ways of asking, with all of its options.
 func TestHelp(t *testing.T) {
+	onceIsEnough(t)
 	alone, stderr, status := output(t, slipstream(t, nil))
 	asked, _, _ := output(t, slipstream(t, nil, "--help"))
 	if status != 0 || stderr != "" || alone != asked {
@@ -70,6 +79,7 @@ func TestHelp(t *testing.T) {
 }
 
 func TestMan(t *testing.T) {
+	onceIsEnough(t)
 	page, stderr, status := output(t, slipstream(t, nil, "man"))
 	if status != 0 || stderr != "" {
 		t.Fatalf("status %d: %s", status, stderr)
@@ -101,6 +111,7 @@ func TestMan(t *testing.T) {
 
 // Real shells complete commands and options.
 func TestCompletion(t *testing.T) {
+	onceIsEnough(t)
 	dir := t.TempDir()
 	if err := os.Symlink(os.Args[0], filepath.Join(dir, "slipstream")); err != nil {
 		t.Fatal(err)

@@ -219,6 +219,7 @@ func refused(t testing.TB, env []string, args ...string) string {
 // A value that makes no sense stops the start with one line that names the flag, whether
 // it came as a flag or from the environment, in our spelling or in Jetstream's.
 func TestBadFlags(t *testing.T) {
+	onceIsEnough(t)
 	// Whatever a case gets past, it goes no further than here.
 	nowhere := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(nowhere, nil, 0o600); err != nil {

@@ -456,12 +456,13 @@ func (s *soak) restart(rng *rand.Rand) {
 	}
 	s.relay.SetFaults(simrelay.Faults{}) // whose silences are not the daemon's
 	everything := s.faithful[:7]
-	for _, c := range everything {
-		c.silence.Store(0)
-	}
 	s.install(int(n))
 	s.ending.Store(int64(signal))
 	s.life.Add(1)
+	for _, c := range everything { // how long the relay has kept silent before does not count
+		c.at.Store(time.Now().UnixNano())
+		c.silence.Store(0)
+	}
 	if signal == syscall.SIGTERM {
 		s.daemon.End(s.t)
 	} else {

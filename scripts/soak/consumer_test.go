@@ -47,7 +47,7 @@ type consumer struct {
 	lives *atomic.Int64                  // the soak's
 	life  atomic.Int64                   // that it has connected to
 
-	at      atomic.Int64 // when an event came last, unix nanoseconds
+	at      atomic.Int64 // when something came last, unix nanoseconds
 	silence atomic.Int64 // the longest time between two, since somebody set it to 0
 }
 
@@ -156,22 +156,45 @@ func (c *consumer) session(ctx context.Context, addr string, resumed bool) error
 	c.ws.Store(ws)
 	defer c.ws.Store(nil)
 	defer context.AfterFunc(ctx, func() { ws.Close() })()
-	for {
-		kind, message, err := ws.ReadMessage()
-		if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
-			return c.closed(closed)
-		}
-		if err != nil {
-			return fmt.Errorf("%w: %v", errBroken, err)
-		}
-		if kind == websocket.BinaryMessage {
-			if message, err = decoder().DecodeAll(message, nil); err != nil {
-				return fmt.Errorf("%w: %v", errWrong, err)
+	// Checking may have to wait for the witness. A daemon that ends is not to wait for that.
+	messages, checked := make(chan packet, 4096), make(chan error, 1)
+	go func() {
+		var err error
+		for p := range messages {
+			if err == nil {
+				if err = c.hold(p); err != nil {
+					ws.Close()
+				}
 			}
 		}
-		if err := c.took(message); err != nil {
-			return fmt.Errorf("%w: %w", errWrong, err)
+		checked <- err
+	}()
+	end := c.read(ctx, ws, messages)
+	close(messages)
+	if err := <-checked; err != nil {
+		return fmt.Errorf("%w: %w", errWrong, err)
+	}
+	if closed, ok := errors.AsType[*websocket.CloseError](end); ok {
+		return c.closed(closed)
+	}
+	return fmt.Errorf("%w: %v", errBroken, end)
+}
+
+// packet is a message as it was received.
+type packet struct {
+	data   []byte
+	packed bool
+}
+
+// read hands on what comes until the connection ends, and returns why it did.
+func (c *consumer) read(ctx context.Context, ws *websocket.Conn, messages chan<- packet) error {
+	for {
+		kind, data, err := ws.ReadMessage()
+		if err != nil {
+			return err
 		}
+		c.heard()
+		messages <- packet{data, kind == websocket.BinaryMessage}
 		if c.pace > 0 {
 			select {
 			case <-ctx.Done():
@@ -204,30 +227,30 @@ func note(message []byte) bool {
 	return strings.Contains(head, `subscribeEvents#info"`) || strings.Contains(head, `"$type":"error"`)
 }
 
-func (c *consumer) took(message []byte) error {
+// hold holds one message against the truth.
+func (c *consumer) hold(p packet) (err error) {
+	message := p.data
+	if p.packed {
+		if message, err = decoder().DecodeAll(message, nil); err != nil {
+			return err
+		}
+	}
 	if c.check.wire == v2 && note(message) {
 		return nil // a close frame follows, or the buffer's first event
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.first {
 		if us, err := position(c.check.wire, message); err == nil && us > c.check.truth.newest() {
 			if err := c.check.truth.witness(us, c.check.wire, message); err != nil {
-				c.mu.Unlock()
 				return err
 			}
 		}
 	}
-	count := c.check.count
-	err := c.check.took(message, time.Now())
-	isNew := c.check.count > count
-	c.mu.Unlock()
-	if isNew {
-		c.heard()
-	}
-	return err
+	return c.check.took(message, time.Now())
 }
 
-// heard notes that an event has come.
+// heard notes that something has come.
 func (c *consumer) heard() {
 	now := time.Now().UnixNano()
 	if before := c.at.Swap(now); before != 0 && now-before > c.silence.Load() {

@@ -1,6 +1,7 @@
 package subscribe
 
 import (
+	"encoding/binary"
 	"sync"
 
 	"github.com/gorilla/websocket"
@@ -20,6 +21,9 @@ type mailbox struct {
 	closing []byte // the close frame, and what goes out before it; not nil if that is nothing
 }
 
+// tooBig is why a message that is longer than maxOptions ends the connection.
+const tooBig = "a message may have at most 1 MiB (1048576 bytes)"
+
 // frame takes a control frame, which it copies.
 func (m *mailbox) frame(f []byte) {
 	if len(f) < 2 {
@@ -31,6 +35,9 @@ func (m *mailbox) frame(f []byte) {
 	case websocket.PongMessage:
 		m.pong = f
 	case websocket.CloseMessage:
+		if binary.BigEndian.Uint16(append(f[2:], 0, 0)) == websocket.CloseMessageTooBig {
+			f = m.encoding.farewell(websocket.CloseMessageTooBig, tooBig) // gorilla's has no reason
+		}
 		if m.closing == nil {
 			m.closing = f
 		}

@@ -174,7 +174,7 @@ func (s *subscriber) read() {
 		}
 		if errors.Is(err, websocket.ErrReadLimit) {
 			// gorilla has said so already unless the length is absurd (over 63 bits).
-			s.box.close(websocket.CloseMessageTooBig, "")
+			s.box.close(websocket.CloseMessageTooBig, tooBig)
 		}
 		if err != nil {
 			return

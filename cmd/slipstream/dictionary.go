@@ -72,7 +72,7 @@ func trainCommand() *cli.Command {
 				out: cmd.String("out"), id: cmd.Uint32("id"), force: cmd.Bool("force"), compare: cmd.Bool("compare"),
 				addr: cmd.String("metrics-listen-addr"), stdin: cmd.Root().Reader, w: cmd.Root().Writer, bar: io.Discard,
 			}
-			cfg.colour = isTerminal(cfg.w) && os.Getenv("NO_COLOR") == ""
+			cfg.colour = takesColours(cfg.w)
 			if w := cmd.Root().ErrWriter; isTerminal(w) {
 				cfg.bar = w
 			}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -47,7 +46,7 @@ func inspectCommand() *cli.Command {
 					e.SetIndent("", "  ")
 					return e.Encode(in)
 				}
-				return in.print(w, isTerminal(w) && os.Getenv("NO_COLOR") == "")
+				return in.print(w, takesColours(w))
 			})
 		},
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -21,7 +20,7 @@ func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
 	switch {
 	case format == "json":
 		h = slog.NewJSONHandler(w, options)
-	case isTerminal(w) && os.Getenv("NO_COLOR") == "":
+	case takesColours(w):
 		h = colourHandler(w, level)
 	}
 	return slog.New(&boundedHandler{h, newLineCounts()})

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
-	"golang.org/x/term"
 
 	"slipstream/pkg/client"
 )
@@ -251,10 +249,4 @@ func beginning(cmd *cli.Command) (client.Cursor, error) {
 		return 0, usage("--cursor %q: use that of an event (time_us, or seq on the v2 wire), or oldest", text)
 	}
 	return client.Cursor(n), nil
-}
-
-// isTerminal reports whether w is one that shows colours and moves its cursor.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }

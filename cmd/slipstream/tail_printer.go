@@ -57,7 +57,7 @@ func newPrinter(cmd *cli.Command) (*printer, error) {
 	p := &printer{out: cmd.Root().Writer, err: cmd.Root().ErrWriter}
 	p.onScreen = isTerminal(p.out)
 	p.status = isTerminal(p.err) && !cmd.Bool("quiet")
-	color := p.onScreen && os.Getenv("NO_COLOR") == ""
+	color := takesColours(p.out)
 	switch cmd.String("color") {
 	case "auto":
 	case "always", "never":

@@ -46,16 +46,15 @@ func (s *shared) drop() {
 	}
 }
 
-// spare is memory of payloads that are not needed any more, for the next ones. A replay goes
-// through half a megabyte for a block of 1,000 events; to clear that, and to collect it ten
-// milliseconds later, is a fifth of its CPU.
+// spare is memory of payloads that are not needed any more, for the next ones: why is in the
+// package comment.
 type spare struct {
 	mu   sync.Mutex
 	free [][]byte
 }
 
 const (
-	spareBuffers = 4        // are kept: what one is given back and taken again for is a moment
+	spareBuffers = 4        // are kept: one that is given back is soon taken again
 	spareMin     = 32 << 10 // below it memory is cheap
 )
 

@@ -81,12 +81,14 @@ func (c *census) saw(head []byte, size int) {
 	}
 }
 
-// someone returns a repository of which there are as many events as of most.
+// someone returns a repository of which there are as many events as of most, and of those the
+// one that is seen last: nearly all of the buffer is passed for it.
 func (c *census) someone() string {
-	all := slices.SortedFunc(maps.Keys(c.byDID), func(a, b string) int {
-		return cmp.Or(cmp.Compare(c.byDID[a].tracker.count, c.byDID[b].tracker.count), cmp.Compare(a, b))
-	})
-	return all[len(all)/2]
+	count := func(did string) int64 { return c.byDID[did].tracker.count }
+	all := slices.SortedFunc(maps.Keys(c.byDID), func(a, b string) int { return cmp.Compare(count(a), count(b)) })
+	usual := count(all[len(all)/2])
+	all = slices.DeleteFunc(all, func(did string) bool { return count(did) != usual })
+	return slices.MaxFunc(all, func(a, b string) int { return cmp.Compare(c.byDID[a].passed, c.byDID[b].passed) })
 }
 
 // unpacker looks into compressed events. Its tracker is that of the same events plain.

@@ -43,7 +43,7 @@ func TestCensus(t *testing.T) {
 		}
 	}
 	if got := c.someone(); got != "did:a" {
-		t.Errorf("someone is %s, want did:a, the middle one", got)
+		t.Errorf("someone is %s, want did:a: of the two with two events its last is later", got)
 	}
 	for _, bad := range []string{`{"did":"did:a","kind":"commit"`, `{"did":"did:a","time_us":16,"kind":"commit","commit":{}}`} {
 		c.err = nil

@@ -135,6 +135,7 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger, tableBytes int, readOnly
 	// A memtable is flushed as one table and moved to the bottom at once, while it is alone
 	// (see the package comment): with more than two in L0 Pebble would rather merge them.
 	options := &pebble.Options{
+		Comparer:                    comparer(),
 		FS:                          fs,
 		Logger:                      logger,
 		Cache:                       cache,
@@ -172,6 +173,15 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger, tableBytes int, readOnly
 		return nil, errors.Join(explain(dir, err), db.Close())
 	}
 	return s, nil
+}
+
+// comparer is Pebble's own order, by which stores are known, but for what stands in a table's
+// index between two blocks: a shortest key between the two would come after position, so that
+// each seek to the next block would read the largest payload of the one before.
+func comparer() *pebble.Comparer {
+	c := *pebble.DefaultComparer
+	c.Separator = func(dst, a, _ []byte) []byte { return append(dst, a...) }
+	return &c
 }
 
 // ErrInUse says that another process has the store open.
@@ -476,6 +486,9 @@ func (s *store) each(after event.Cursor, visit func(sum *Summary, index []byte) 
 	if err != nil {
 		return err
 	}
+	// A seek forward tries a few steps before it looks into the table's index, and each would
+	// read a payload. With a limit, of whatever, it does not.
+	end := position(math.MaxInt64)
 	for ok := it.First(); ok; {
 		last := keyCursor(it.Key())
 		switch keyPart(it.Key()) {
@@ -503,7 +516,7 @@ func (s *store) each(after event.Cursor, visit func(sum *Summary, index []byte) 
 		if err != nil {
 			return errors.Join(fmt.Errorf("chunk %d: %w", last, err), it.Close())
 		}
-		ok = more && it.SeekGE(position(last+1))
+		ok = more && it.SeekGEWithLimit(position(last+1), end) == pebble.IterValid
 	}
 	return closeIter(it)
 }

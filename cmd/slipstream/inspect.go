@@ -86,6 +86,7 @@ type storedBytes struct {
 	Zstd       int64 `json:"zstd"`
 	Extra      int64 `json:"extra"`
 	Index      int64 `json:"index"`
+	Excerpts   int64 `json:"excerpts"` // rare events once more, beside the index
 	Keys       int64 `json:"keys"`
 	Stored     int64 `json:"stored"` // all but json
 }
@@ -158,6 +159,7 @@ func inspect(ctx context.Context, b *buffer) (*inspection, error) {
 		in.Bytes.Zstd += int64(c.Size(eventlog.Zstd))
 		in.Bytes.Extra += int64(c.Size(eventlog.Extra))
 		in.Bytes.Index += int64(c.IndexBytes)
+		in.Bytes.Excerpts += int64(c.ExcerptBytes)
 		in.Bytes.Keys += int64(c.OtherBytes)
 
 		local = append(local[:0], make([]share, len(c.Collections))...)
@@ -187,7 +189,7 @@ func inspect(ctx context.Context, b *buffer) (*inspection, error) {
 		in.ReplaySeconds = max(0, time.Since(oldest).Seconds())
 		in.SpanSeconds = newest.Sub(oldest).Seconds()
 	}
-	in.Bytes.Stored = in.Bytes.JSONPacked + in.Bytes.Zstd + in.Bytes.Extra + in.Bytes.Index + in.Bytes.Keys
+	in.Bytes.Stored = in.Bytes.JSONPacked + in.Bytes.Zstd + in.Bytes.Extra + in.Bytes.Index + in.Bytes.Excerpts + in.Bytes.Keys
 	in.BytesPerEvent = float64(in.Bytes.Stored) / float64(max(1, in.Events))
 	for kind := event.KindCommit; kind <= event.KindSync; kind++ {
 		kinds[kind].Name = kind.String()
@@ -314,8 +316,8 @@ func (in *inspection) print(w io.Writer, colour bool) error {
 		for _, r := range []struct {
 			name  string
 			bytes int64
-		}{{"json", in.Bytes.JSONPacked}, {"zstd", in.Bytes.Zstd}, {"index", in.Bytes.Index}, {"extra", in.Bytes.Extra},
-			{"keys", in.Bytes.Keys}, {"all", in.Bytes.Stored}, {"json as sent", in.Bytes.JSON}} {
+		}{{"json", in.Bytes.JSONPacked}, {"zstd", in.Bytes.Zstd}, {"index", in.Bytes.Index}, {"excerpts", in.Bytes.Excerpts},
+			{"extra", in.Bytes.Extra}, {"keys", in.Bytes.Keys}, {"all", in.Bytes.Stored}, {"json as sent", in.Bytes.JSON}} {
 			rows = append(rows, []string{r.name, bytesText(r.bytes), per(r.bytes)})
 		}
 		table(&out, rows, bold)

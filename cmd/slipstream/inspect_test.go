@@ -169,7 +169,7 @@ func TestInspectNames(t *testing.T) {
 	first := func(name string) any { return all[name].([]any)[0] }
 	for _, c := range []struct{ what, got, want string }{
 		{"all", names(all), "blocks bytes bytes_per_event collections daemon_running dictionaries disk events format fresh_chunks kinds newest_cursor newest_time oldest_cursor oldest_time replay_seconds span_seconds store trimmed_cursor upstream"},
-		{"bytes", names(all["bytes"]), "extra index json json_packed keys stored zstd"},
+		{"bytes", names(all["bytes"]), "excerpts extra index json json_packed keys stored zstd"},
 		{"kinds", names(first("kinds")), "events extra_bytes json_bytes name share zstd_bytes"},
 		{"collections", names(first("collections")), "events extra_bytes json_bytes name share zstd_bytes"},
 		{"dictionaries", names(first("dictionaries")), "events id"},

@@ -27,9 +27,10 @@ type cacheKey struct {
 	events int // of a derived form: a block and the last of the chunks it was made of end alike
 }
 
-// What a cacheKey names: a Form, the index, or a derived form together with its key.
+// What a cacheKey names: a Form, the index, the excerpt, or a derived form together with its key.
 const (
 	whatIndex   = uint64(forms)   // found by Chunk.Prev: where a reader stands who finished the chunk before
+	whatExcerpt = whatIndex + 1   // likewise
 	whatDerived = uint64(1) << 63 // the key is below
 )
 

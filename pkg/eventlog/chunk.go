@@ -50,20 +50,23 @@ type Chunk struct {
 	Collections []string     // each once
 	Hashes      []uint32     // of the DIDs, ascending
 
+	last  event.Cursor
 	index []byte
 	dids  func() []string
-	// payload holds every form if the chunk is or was in the window, and nothing if it
-	// was read from disk for a replay: its payloads are in the cache then.
+	// payload holds every form if the chunk is or was in the window, every one but JSON if it
+	// is an excerpt, and nothing if it is a block that was read from disk for a replay: its
+	// payloads are in the cache then.
 	payload  [forms][]byte
 	resident bool
-	packed   []byte // the JSON form as it is stored; nil once it is
+	of       *Summary // the block, of an excerpt; else nil
+	packed   []byte   // the JSON form as it is stored; nil once it is
 }
 
 // First returns the cursor of the chunk's first event.
 func (c *Chunk) First() event.Cursor { return c.Entries[0].Cursor }
 
-// Last returns the cursor of the chunk's last event.
-func (c *Chunk) Last() event.Cursor { return c.Entries[len(c.Entries)-1].Cursor }
+// Last returns the cursor of the chunk's last event; for an excerpt, of its block's.
+func (c *Chunk) Last() event.Cursor { return c.last }
 
 // After returns the place in Entries of the first event after the given cursor.
 func (c *Chunk) After(after event.Cursor) int {
@@ -91,9 +94,17 @@ func (c *Chunk) DIDs() []string { return c.dids() }
 // Resident reports whether the chunk's payloads are in memory as long as it is.
 func (c *Chunk) Resident() bool { return c.resident }
 
+// IsExcerpt reports whether the chunk has only the rare events of its block: see [Need]. All
+// payloads but JSON, which it has not, are in memory as long as it is.
+func (c *Chunk) IsExcerpt() bool { return c.of != nil }
+
 // memory returns roughly what the index takes in memory.
 func (c *Chunk) memory() int64 {
-	return int64(len(c.index) + 32*len(c.Entries) + 56*len(c.Hashes) + 256)
+	n := len(c.index)
+	if s := c.of; s != nil {
+		n = indexHeader + len(s.hashes) + len(s.collections) + len(s.rest)
+	}
+	return int64(n + 32*len(c.Entries) + 56*len(c.Hashes) + 256)
 }
 
 // The encoded index, little-endian:
@@ -103,7 +114,7 @@ func (c *Chunk) memory() int64 {
 //	28 collections, 4         32 DIDs, 4
 //	36 prev, 8                44 first cursor, 8                  52 last cursor, 8
 //	60 size of json, 4        64 of zstd, 4                       68 of extra, 4
-//	72 bytes that the chunk takes in the store, 4;                76 four zeros
+//	72 bytes that the chunk takes in the store, 4;                76 see below, 4
 //	80 bytes that it and all before it have ever taken, 8         88 events, likewise, 8
 //	96 the DIDs' hashes, ascending, 4 each: the low half of XXH64
 //	   collections, each: length, 2 bytes; the string
@@ -114,8 +125,10 @@ func (c *Chunk) memory() int64 {
 //	   length in zstd, length in extra if there is one, DID, and for commits the collection
 //
 // The fields from 72 to 95 are known when the chunk is given to the store, and zero where
-// it is not a block there (see the package comment). What stands before the entries is the
-// [Summary]: it tells most readers with a filter that there is nothing for them.
+// it is not a block there (see the package comment). What stands before the DIDs is the
+// [Summary]: it tells most readers with a filter that there is nothing for them. A block's is
+// stored apart from the rest, as the head: at 76 it then has the length of the index of the
+// excerpt that follows there (see excerpt.go), and 0 if none does.
 //
 // It takes some 30 bytes an event, less than a tenth of all. With rows of fixed width and
 // DIDs as text it was 66.
@@ -126,6 +139,7 @@ const (
 	extraFlag    = 0x80
 
 	offStored      = 72
+	offExcerpt     = 76
 	offTotalBytes  = 80
 	offTotalEvents = 88
 )
@@ -167,10 +181,11 @@ type Summary struct {
 	totalBytes  int64 // and of all before it
 	totalEvents int64
 
-	hashes      []byte
-	collections []byte // encoded, as many as:
-	nameCount   int
-	rest        []byte // encoded DIDs and entries
+	hashes       []byte
+	collections  []byte // encoded, as many as:
+	nameCount    int
+	excerptIndex int    // the length of its index; 0: there is none
+	rest         []byte // encoded DIDs and entries or, of a head, the excerpt
 }
 
 // Events returns how many events the chunk has.
@@ -181,12 +196,13 @@ func (s *Summary) Events() (n int) {
 	return n
 }
 
-// Collections calls yield for the name of each collection, until it returns false.
-func (s *Summary) Collections(yield func(name []byte) bool) {
+// Collections calls yield for the name of each collection, and whether the block's excerpt
+// has it, until it returns false. What is no commit, every excerpt has.
+func (s *Summary) Collections(yield func(name []byte, excerpted bool) bool) {
 	b := s.collections
-	for range s.nameCount {
+	for i := range s.nameCount {
 		n := 2 + int(binary.LittleEndian.Uint16(b))
-		if !yield(b[2:n]) {
+		if !yield(b[2:n], s.excerpted(i)) {
 			return
 		}
 		b = b[n:]
@@ -237,11 +253,11 @@ func parseSummary(b []byte) (Summary, error) {
 		Prev: event.Cursor(u64(36)), First: event.Cursor(u64(44)), Last: event.Cursor(u64(52)),
 		size:   [...]int{JSON: u32(60), Zstd: u32(64), Extra: u32(68)},
 		stored: int64(u32(offStored)), totalBytes: u64(offTotalBytes), totalEvents: u64(offTotalEvents),
-		nameCount: u32(28),
+		nameCount: u32(28), excerptIndex: u32(offExcerpt),
 	}
 	events, dids := s.Events(), u32(32)
 	rest := b[indexHeader:]
-	if events == 0 || events > MaxEvents || events > len(rest) || dids > events || s.nameCount >= NoCollection || s.nameCount > len(rest) ||
+	if events == 0 || events > MaxEvents || dids > events || s.nameCount >= NoCollection || s.nameCount > len(rest) ||
 		s.Prev < 0 || s.First <= s.Prev || s.Last < s.First || 4*dids > len(rest) {
 		return Summary{}, fmt.Errorf("%w: counts", errIndex)
 	}
@@ -256,6 +272,9 @@ func parseSummary(b []byte) (Summary, error) {
 		}
 	}
 	s.collections, s.rest = rest[:end], rest[end:]
+	if s.HasExcerpt() && bitmapLen(s.nameCount)+s.excerptIndex > len(s.rest) {
+		return Summary{}, fmt.Errorf("%w: excerpt", errIndex)
+	}
 	return s, nil
 }
 
@@ -266,14 +285,20 @@ func parseIndex(b []byte) (*Chunk, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.Events() > len(s.rest) {
+		return nil, fmt.Errorf("%w: no room for its entries", errIndex)
+	}
 	c := &Chunk{
-		Prev: s.Prev, Dictionary: s.Dictionary, index: b,
+		Prev: s.Prev, Dictionary: s.Dictionary, last: s.Last, index: b,
 		Entries:     make([]Entry, s.Events()),
 		Collections: make([]string, 0, s.nameCount),
 		Hashes:      make([]uint32, len(s.hashes)/4),
 	}
+	names := string(s.collections) // one allocation for all
 	for name := range s.Collections {
-		c.Collections = append(c.Collections, string(name))
+		names = names[2:]
+		c.Collections = append(c.Collections, names[:len(name)])
+		names = names[len(name):]
 	}
 	for i := range c.Hashes {
 		c.Hashes[i] = binary.LittleEndian.Uint32(s.hashes[4*i:])
@@ -484,7 +509,7 @@ const MaxEvents = NoCollection - 1
 // before the chunk. It is an error to seal an empty chunk, or one whose cursors or
 // ends do not grow, or a commit without a collection.
 func (b *Builder) Seal(prev event.Cursor, dictionary uint32, json, zstd, extra []byte) (*Chunk, error) {
-	x, err := b.encode(prev, dictionary, [forms][]byte{json, zstd, extra})
+	x, err := b.encode(prev, dictionary, [forms]uint32{uint32(len(json)), uint32(len(zstd)), uint32(len(extra))})
 	if err != nil {
 		return nil, fmt.Errorf("seal chunk: %w", err)
 	}
@@ -507,8 +532,9 @@ func (b *Builder) Seal(prev event.Cursor, dictionary uint32, json, zstd, extra [
 	return c, nil
 }
 
-// encode makes the index of what was added, and empties the builder.
-func (b *Builder) encode(prev event.Cursor, dictionary uint32, payload [forms][]byte) ([]byte, error) {
+// encode makes the index of what was added, for payloads of the given sizes, and empties the
+// builder.
+func (b *Builder) encode(prev event.Cursor, dictionary uint32, sizes [forms]uint32) ([]byte, error) {
 	defer func() {
 		b.entries = b.entries[:0]
 		clear(b.collections)
@@ -532,10 +558,8 @@ func (b *Builder) encode(prev event.Cursor, dictionary uint32, payload [forms][]
 		kinds[e.Kind]++
 		last, end = e.Cursor, e.End
 	}
-	for f, p := range payload {
-		if int(end[f]) != len(p) {
-			return nil, fmt.Errorf("form %d has %d bytes, its index %d", f, len(p), end[f])
-		}
+	if end != sizes {
+		return nil, fmt.Errorf("the forms have %d bytes, their index %d", sizes, end)
 	}
 
 	dids := &b.dids
@@ -567,8 +591,8 @@ func (b *Builder) encode(prev event.Cursor, dictionary uint32, payload [forms][]
 	u64(prev)
 	u64(b.entries[0].Cursor)
 	u64(last)
-	for _, p := range payload {
-		u32(len(p))
+	for _, n := range sizes {
+		u32(int(n))
 	}
 	x = append(x, make([]byte, indexHeader-len(x))...)
 	for _, k := range b.order {

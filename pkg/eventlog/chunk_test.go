@@ -38,10 +38,39 @@ func FuzzIndex(f *testing.F) {
 		f.Fatal("lengths that wrap around were taken")
 	}
 	f.Add(x)
+	for i := range 40 {
+		name := "app.test.a"
+		if i == 30 {
+			name = "app.test.rare"
+		}
+		n := uint32(i + 1)
+		b.Add(start+event.Cursor(i), event.KindCommit, []byte("did:plc:a"), []byte(name), [3]uint32{10 * n, 5 * n, 0})
+	}
+	if c, err = b.Seal(start-1, 7, make([]byte, 400), make([]byte, 200), nil); err != nil {
+		f.Fatal(err)
+	}
+	if x, err = c.Head(); err != nil {
+		f.Fatal(err)
+	}
+	if c, err = eventlog.ParseExcerpt(x); err != nil || len(c.Entries) != 1 || c.Collections[0] != "app.test.rare" {
+		f.Fatalf("the excerpt is %+v, %v", c, err)
+	}
+	f.Add(x)
 	f.Fuzz(func(t *testing.T, x []byte) {
 		c, err := eventlog.ParseIndex(x)
 		if err != nil {
-			return
+			if c, err = eventlog.ParseExcerpt(x); err != nil {
+				return
+			}
+			if c.Last() < c.Entries[len(c.Entries)-1].Cursor || c.First() <= c.Prev {
+				t.Fatal("an excerpt is not within its block")
+			}
+			if x = c.Index(); c.After(c.Last()) != len(c.Entries) {
+				t.Fatal("After is wrong at the end")
+			}
+			if c, err = eventlog.ParseIndex(x); err != nil {
+				t.Fatal(err)
+			}
 		}
 		last, end := c.Prev, uint32(0)
 		for i, e := range c.Entries {

@@ -27,22 +27,42 @@
 //
 // Keys, all big-endian so that Pebble's order is the log's:
 //
-//	"FORMAT"                    the version of this layout, one byte: 3
+//	"FORMAT"                    the version of this layout, one byte: 4
 //	'e' <cursor, 8 bytes> part  where the cursor is that of a chunk's last event:
 //	                      'f'   a fresh chunk, as it came, in one record: see batch.fresh
 //	                            or a block, which is what readers find:
-//	                      'i'   header and index, see chunk.go
+//	                      'h'   head: the summary at the front of the index, see chunk.go, and
+//	                            an excerpt, see excerpt.go
+//	                      'i'   the rest of the index
 //	                      'j'   json: v1 text frames, back to back, packed as one zstd frame
 //	                      'x'   extra: payloads that v1 does not have
 //	                      'z'   zstd: v1 binary frames, back to back
 //	                            and beside or without either
 //	                      '~'   the state when this was the last event: see state.encode
 //
-// Keyed by its last event, a block is found by one SeekGE of position+1. The index has a key
-// of its own, and a [Summary] at its front: a filter that wants nothing of a block reads some
-// KB of it and none of its payloads. An empty payload has no key. The newest state counts, be
-// it a key of its own or in the last fresh record. The greatest cursor ever given out is the
-// last key's, since retention leaves the state that stands there.
+// Keyed by its last event, a block is found by one SeekGE of position+1, which finds its head: a
+// filter that wants nothing of a block reads that, some 9 KB, and no more. An empty payload has
+// no key. The newest state counts, be it a key of its own or in the last fresh record. The
+// greatest cursor ever given out is the last key's, since retention leaves the state that stands
+// there.
+//
+// A store of format 3 is taken over as it is: its blocks have no heads, and the whole index at
+// 'i'. What is written from then on has heads, and the store is one of format 4.
+//
+// # Excerpts
+//
+// On the v1 wire identity and account events pass every filter of collections. They are a
+// hundredth of all, so that there is hardly a block without one, and for a collection that is as
+// rare the whole zstd payload of each block was read, 200 KB, for the sake of ten events. Now
+// the head has these events, and those of the block's rarest collections, a second time: up to a
+// sixteenth of the payload, which costs some 8 bytes an event. Who wants nothing else reads heads
+// only: two shared cores pass 22 million events a second for one rare collection plain, and 39
+// compressed, where it was 5.6 and 5.4. One repo's events are not looked for in excerpts: most
+// blocks have nothing of it.
+//
+// What lost, reckoned: the zstd payload in pieces, of which each of ten events would still have
+// needed another one; and an index of rare collections over many blocks, which spares nothing
+// where every block has something.
 //
 // # Blocks
 //
@@ -82,9 +102,8 @@
 //
 //   - No compression of tables, since payloads are compressed before: the JSON of a block
 //     once, to a quarter in 0.8 µs an event. Snappy in the tables on top of it saves a tenth
-//     of the disk, and takes half of the speed of filtered replays (one repo: 11 instead of
-//     21 M events/s) and a seventh of that of plain ones. Higher levels of zstd for the JSON
-//     do not make it smaller.
+//     of the disk, and takes a seventh of the speed of plain replays. Higher levels of zstd for
+//     the JSON do not make it smaller.
 //   - Memtables of 8 MiB, tables of 6.5. With 4 MiB nothing is slower, and 9 MB less
 //     resident, but a day has twice as many tables. Pebble keeps 0.5 KB of memory for each:
 //     2.5 MB for a day of 500 events/s.
@@ -92,13 +111,16 @@
 //     KiB made no difference.
 //   - A block cache of 8 MiB. It only needs to hold the blocks that say where others are,
 //     since what is read for a replay is kept by this package's cache: 1 MiB made none, 64
-//     MiB made filtered replays a tenth faster.
+//     MiB made filtered replays a tenth faster. (Both before heads and excerpts.)
 //   - L0CompactionThreshold 2 made no difference to Pebble's 4 as long as tables do not
 //     overlap; it keeps the few that wait few.
-//   - Values in files of their own (value separation) leave the indexes side by side: one
-//     repo is found at 115 M events/s then, and everything else is as fast. Not taken: 21 M
-//     are enough, and Pebble's space accounting, its Excise and our checks for damage would
-//     have to be trusted with a second kind of file.
+//   - Separators between the blocks of a table that are not shortened, and a limit for each seek
+//     forward: see comparer and store.each. Pebble's way from one head to the next would
+//     otherwise lead through the payloads between them, and did: one repo is found at 93 M
+//     events/s, where it was 11.
+//   - Values in files of their own (value separation) would leave the heads side by side. Not
+//     taken: that much faster it could not be, and Pebble's space accounting, its Excise and our
+//     checks for damage would have to be trusted with a second kind of file.
 //
 // # Lending
 //

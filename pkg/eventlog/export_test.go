@@ -6,6 +6,16 @@ var ParseIndex = parseIndex
 // ParseSummary is, too.
 var ParseSummary = parseSummary
 
+// ParseExcerpt is, too.
+var ParseExcerpt = parseExcerpt
+
+// Head returns what is stored of a chunk, whose payloads are there, as a block's head.
+func (c *Chunk) Head() ([]byte, error) {
+	var x excerpter
+	head, _, err := x.split(c)
+	return head, err
+}
+
 // Index returns a chunk's encoded index.
 func (c *Chunk) Index() []byte { return c.index }
 

@@ -400,7 +400,9 @@ func (l *Log) commit(ctx context.Context, chunks []*Chunk, s state, all bool) er
 		if err != nil {
 			return err
 		}
-		stored = w.block(c, stored)
+		if stored, err = w.block(c, stored); err != nil {
+			return err
+		}
 		blocks = c.Last()
 		w.merged(group[:inStore])
 		group, inStore, events, bytes = nil, 0, 0, 0
@@ -415,7 +417,10 @@ func (l *Log) commit(ctx context.Context, chunks []*Chunk, s state, all bool) er
 			}
 		}
 		if large {
-			stored = w.block(c, stored)
+			var err error
+			if stored, err = w.block(c, stored); err != nil {
+				return errors.Join(err, w.b.Close())
+			}
 			blocks = c.Last()
 			continue
 		}
@@ -469,11 +474,12 @@ func (l *Log) Next(after event.Cursor) (*Chunk, <-chan struct{}, error) {
 	return c, grown, err
 }
 
-// NextUnless is Next for a reader who may have no use for much of what is on disk: of the
-// chunks there it passes over those that skip says so of, not necessarily of all. It passes
-// over a bounded number: with neither a chunk nor a channel the reader goes on from passed,
-// where everything up to it has been passed over.
-func (l *Log) NextUnless(after event.Cursor, skip func(*Summary) bool) (c *Chunk, passed event.Cursor, grown <-chan struct{}, err error) {
+// NextUnless is Next for a reader who may have no use for much of what is on disk: need says,
+// of a block there, how much it needs; nil: everything. What it does not need is passed over,
+// and where an excerpt is enough, that is what it gets. A bounded number is passed over: with
+// neither a chunk nor a channel the reader goes on from passed, where everything up to it has
+// been.
+func (l *Log) NextUnless(after event.Cursor, need func(*Summary) Need) (c *Chunk, passed event.Cursor, grown <-chan struct{}, err error) {
 	for {
 		w := l.current.Load()
 		if after < l.Trimmed() {
@@ -482,14 +488,24 @@ func (l *Log) NextUnless(after event.Cursor, skip func(*Summary) bool) (c *Chunk
 		if w.covers(after) {
 			return w.next(after), after, w.grown, nil
 		}
-		if c := l.cache.get(cacheKey{whatIndex, after, 0}); c != nil {
+		place := cacheKey{whatIndex, after, 0}
+		if c := l.cache.get(place); c != nil {
 			return c.(*Chunk), after, nil, nil
 		}
-		place := cacheKey{whatIndex, after, 0}
+		if need != nil {
+			if x, ok := l.cache.get(cacheKey{whatExcerpt, after, 0}).(*Chunk); ok {
+				switch need(x.of) {
+				case Nothing:
+					return nil, x.Last(), nil, nil
+				case Excerpt:
+					return x, after, nil, nil
+				}
+			}
+		}
 		if err := l.damage.at(place); err != nil {
 			return nil, after, nil, err
 		}
-		chunks, passed, err := l.read(after, skip)
+		chunks, passed, err := l.read(after, need)
 		// Retention may have passed while the store was read, which is then no error of its.
 		if after < l.Trimmed() {
 			return nil, after, nil, ErrTrimmed
@@ -499,7 +515,11 @@ func (l *Log) NextUnless(after event.Cursor, skip func(*Summary) bool) (c *Chunk
 			return nil, after, nil, l.damage.note(place, explain(l.cfg.Dir, err))
 		case len(chunks) > 0:
 			for _, c := range chunks {
-				l.cache.put(cacheKey{whatIndex, c.Prev, 0}, c, c.memory())
+				what := whatIndex
+				if c.IsExcerpt() {
+					what = whatExcerpt
+				}
+				l.cache.put(cacheKey{what, c.Prev, 0}, c, c.memory())
 			}
 			return chunks[0], passed, nil, nil
 		case passed > after:
@@ -510,13 +530,13 @@ func (l *Log) NextUnless(after event.Cursor, skip func(*Summary) bool) (c *Chunk
 	}
 }
 
-func (l *Log) read(after event.Cursor, skip func(*Summary) bool) (chunks []*Chunk, passed event.Cursor, err error) {
+func (l *Log) read(after event.Cursor, need func(*Summary) Need) (chunks []*Chunk, passed event.Cursor, err error) {
 	l.closing.RLock()
 	defer l.closing.RUnlock()
 	if l.closed {
 		return nil, after, ErrClosed
 	}
-	return l.store.read(after, readAhead, skip)
+	return l.store.read(after, readAhead, need)
 }
 
 // InMemory reports whether Next and Payload of its chunk need not read the store for a
@@ -524,12 +544,12 @@ func (l *Log) read(after event.Cursor, skip func(*Summary) bool) (chunks []*Chun
 func (l *Log) InMemory(after event.Cursor) bool { return l.current.Load().covers(after) }
 
 // readAhead is how many bytes of JSON the indexes that are read from disk in one go
-// may stand for: enough to make the seek cheap, little enough for a reader that wants
-// only a few events.
+// may stand for, and how many bytes their heads may have where excerpts are enough: enough to
+// make the seek cheap, little enough for a reader that wants only a few events.
 const readAhead = 512 << 10
 
 // Payload returns one form of a chunk, which the caller must not change and may keep.
-// ErrTrimmed means that retention took it meanwhile.
+// ErrTrimmed means that retention took it meanwhile. An excerpt's JSON is an error to ask for.
 func (l *Log) Payload(c *Chunk, f Form) ([]byte, error) {
 	p, err := l.Borrow(c, f)
 	return p.Bytes, err // never returned
@@ -537,7 +557,10 @@ func (l *Log) Payload(c *Chunk, f Form) ([]byte, error) {
 
 // Borrow is Payload for who gives it back soon: then its memory serves for the next ones.
 func (l *Log) Borrow(c *Chunk, f Form) (Loan, error) {
-	if c.resident || c.Size(f) == 0 {
+	if c.IsExcerpt() && f == JSON {
+		return Loan{}, errors.New("an excerpt has no JSON")
+	}
+	if c.resident || c.IsExcerpt() || c.Size(f) == 0 {
 		return Loan{Bytes: c.payload[f]}, nil
 	}
 	place := cacheKey{uint64(f), c.Last(), 0}
@@ -606,6 +629,9 @@ func (l *Log) View(c *Chunk, f Form, show func(payload []byte) error) error {
 
 // Loaded reports whether Payload would find a form of a chunk in memory.
 func (l *Log) Loaded(c *Chunk, f Form) bool {
+	if c.IsExcerpt() {
+		return f != JSON
+	}
 	return c.resident || l.cache.get(cacheKey{uint64(f), c.Last(), 0}) != nil
 }
 

@@ -125,7 +125,7 @@ func (h *harness) verify(dir string) {
 			h.t.Fatal(err)
 		}
 		n += len(c.Entries)
-		size += c.IndexBytes + c.JSONBytes + c.OtherBytes
+		size += c.IndexBytes + c.ExcerptBytes + c.JSONBytes + c.OtherBytes
 	}
 	if n != len(h.rows) || (size == 0) != (n == 0) {
 		h.t.Fatalf("chunks of %d events, want %d", n, len(h.rows))
@@ -144,10 +144,12 @@ func (h *harness) chunk(n int) (*eventlog.Chunk, []row) {
 			collection: fmt.Sprintf("app.test.c%d", h.rng.IntN(5)),
 			json:       fmt.Sprintf("json %d %s", h.next, strings.Repeat("x", h.rng.IntN(300))),
 			zstd:       fmt.Sprintf("zstd %d", h.next)}
-		switch h.rng.IntN(20) {
-		case 0:
+		switch h.rng.IntN(60) {
+		case 0, 1:
+			r.collection = fmt.Sprintf("app.test.rare%d", h.rng.IntN(3))
+		case 2:
 			r.kind, r.collection = event.KindIdentity, ""
-		case 1:
+		case 3:
 			r.kind, r.collection, r.json, r.zstd, r.extra = event.KindSync, "", "", "", fmt.Sprintf("extra %d", h.next)
 		}
 		json, zstd, extra = append(json, r.json...), append(zstd, r.zstd...), append(extra, r.extra...)

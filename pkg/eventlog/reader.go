@@ -1,11 +1,13 @@
 package eventlog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -45,7 +47,7 @@ func (r *Reader) Close() error {
 }
 
 // Format returns the version of the layout.
-func (r *Reader) Format() int { return formatByte }
+func (r *Reader) Format() int { return int(r.store.format) }
 
 // Last returns the newest event's cursor; 0 if there has been no event.
 func (r *Reader) Last() event.Cursor { return r.end.last }
@@ -59,23 +61,28 @@ func (r *Reader) Checkpoint() []byte { return r.end.checkpoint }
 // Stored is a chunk in the store, and what it takes there in bytes.
 type Stored struct {
 	*Chunk
-	Fresh      bool // not merged into a block yet
-	IndexBytes int
-	JSONBytes  int // as it is packed
-	OtherBytes int // keys
+	Fresh        bool // not merged into a block yet
+	IndexBytes   int
+	ExcerptBytes int
+	JSONBytes    int // as it is packed
+	OtherBytes   int // keys
 }
 
 // Chunks returns all chunks in order, without their payloads. An error is the last.
 func (r *Reader) Chunks() iter.Seq2[Stored, error] {
 	return func(yield func(Stored, error) bool) {
 		stopped := false
-		err := r.store.each(r.end.trimmed, func(sum *Summary, index []byte) (bool, error) {
-			c, err := parseBlock(sum.Last, index)
+		err := r.store.each(r.end.trimmed, func(b *found) (bool, error) {
+			excerpt := 0
+			if b.HasExcerpt() {
+				excerpt = len(b.rest)
+			}
+			c, err := b.chunk()
 			if err != nil {
 				return false, err
 			}
-			packed := int(sum.stored) - blockKeys - len(index) - c.Size(Zstd) - c.Size(Extra)
-			stopped = !yield(Stored{Chunk: c, IndexBytes: len(index), JSONBytes: packed, OtherBytes: blockKeys}, nil)
+			packed := int(b.stored) - blockKeys - len(c.index) - excerpt - c.Size(Zstd) - c.Size(Extra)
+			stopped = !yield(Stored{Chunk: c, IndexBytes: len(c.index), ExcerptBytes: excerpt, JSONBytes: packed, OtherBytes: blockKeys}, nil)
 			return !stopped, nil
 		})
 		if err != nil {
@@ -87,7 +94,7 @@ func (r *Reader) Chunks() iter.Seq2[Stored, error] {
 				return
 			}
 			packed := len(event.PackBlock(nil, c.payload[JSON]))
-			stopped = !yield(Stored{Chunk: c, Fresh: true, IndexBytes: len(c.index), JSONBytes: packed, OtherBytes: 0}, nil)
+			stopped = !yield(Stored{Chunk: c, Fresh: true, IndexBytes: len(c.index), JSONBytes: packed}, nil)
 		}
 	}
 }
@@ -151,8 +158,10 @@ type verifier struct {
 	totals      totals
 	fresh       bool // chunks are fresh from here on
 
-	block   *Chunk // whose payloads are being read; nil: none
-	summary Summary
+	head    []byte       // without an index yet; nil: none
+	headAt  event.Cursor // its key's
+	block   *Chunk       // whose payloads are being read; nil: none
+	summary Summary      // of its head, if it has one, or its index
 	bytes   int
 
 	ready []*Chunk // complete, waiting to be checked
@@ -177,6 +186,9 @@ func (v *verifier) key(key, value []byte) error {
 			return err
 		}
 	}
+	if v.head != nil && (v.headAt != at || part != partIndex) {
+		return fmt.Errorf("chunk %d (%s): %w", v.headAt, stamp(v.headAt), errNoIndex)
+	}
 	switch part {
 	case partState:
 		if _, err := parseState(value); err != nil {
@@ -193,20 +205,14 @@ func (v *verifier) key(key, value []byte) error {
 		}
 		v.fresh = true
 		return v.add(c)
+	case partHead:
+		v.head, v.headAt = bytes.Clone(value), at
+		return nil
 	case partIndex:
-		c, err := parseBlock(at, value)
-		if err == nil {
-			err = v.follows(c, at)
-		}
-		if err != nil {
+		if err := v.index(at, value); err != nil {
 			return fault("%w", err)
 		}
-		if v.fresh {
-			return fault("a block follows fresh chunks")
-		}
-		v.summary, err = parseSummary(c.index)
-		v.block, v.bytes = c, blockKeys+len(value)
-		return err
+		return nil
 	}
 	f := Form(0)
 	for f < forms && partOf[f] != part {
@@ -230,6 +236,32 @@ func (v *verifier) key(key, value []byte) error {
 	v.block.payload[f] = p
 	v.bytes += len(value)
 	return nil
+}
+
+// index begins with a block, whose head, if it has one, has been read.
+func (v *verifier) index(at event.Cursor, value []byte) error {
+	head := v.head
+	v.head = nil
+	first := head // has the summary
+	if head == nil {
+		first = bytes.Clone(value)
+	}
+	sum, err := parseSummary(first)
+	if err != nil {
+		return err
+	}
+	if head != nil && !sum.HasExcerpt() && len(sum.rest) > 0 {
+		return errors.New("its head is longer than it says")
+	}
+	c, err := parseIndex(slices.Concat(sum.front(head), value))
+	if err == nil {
+		err = v.follows(c, at)
+	}
+	if err == nil && v.fresh {
+		err = errors.New("a block follows fresh chunks")
+	}
+	v.block, v.summary, v.bytes = c, sum, blockKeys+len(head)+len(value)
+	return err
 }
 
 func stamp(c event.Cursor) string { return c.Time().UTC().Format("2006-01-02T15:04:05.000000Z") }
@@ -265,6 +297,9 @@ func (v *verifier) complete() error {
 		if len(c.payload[f]) != c.Size(f) {
 			return fault("payload %c has %d bytes, its index says %d", partOf[f], len(c.payload[f]), c.Size(f))
 		}
+	}
+	if err := checkExcerpt(&v.summary, c); err != nil {
+		return fault("%w", err)
 	}
 	if v.totals == (totals{}) {
 		v.totals = totals{v.summary.totalBytes - v.summary.stored, v.summary.totalEvents - int64(len(c.Entries))}
@@ -308,6 +343,9 @@ func (v *verifier) checkReady() error {
 
 // flush ends what is under way.
 func (v *verifier) flush() error {
+	if v.head != nil {
+		return fmt.Errorf("chunk %d (%s): %w", v.headAt, stamp(v.headAt), errNoIndex)
+	}
 	if v.block != nil {
 		if err := v.complete(); err != nil {
 			return err

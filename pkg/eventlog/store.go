@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -19,15 +20,23 @@ import (
 
 // store is the log on disk: see the package comment for its keys.
 type store struct {
-	db    *pebble.DB
-	dir   string
-	fault chan error // receives the first fault that Pebble calls fatal
+	db     *pebble.DB
+	dir    string
+	format byte       // that it has: formatByte, or the one before if it was opened to be read
+	fault  chan error // receives the first fault that Pebble calls fatal
 
 	tableBytes int
-	unflushed  int // bytes written since the last flush; owned by who appends
+	// Owned by who appends:
+	unflushed int // bytes written since the last flush
+	excerpter excerpter
 }
 
-const formatByte = 3
+// The versions of the layout that are read. Blocks of format 3 have no heads, and stay as they
+// are in a store that has been made one of format 4 by opening it.
+const (
+	formatByte   = 4
+	oldestFormat = 3
+)
 
 // What belongs to a cursor has keys <prefixEvents> <cursor, 8 bytes> <part>.
 const (
@@ -35,10 +44,11 @@ const (
 	keyLen       = 10
 )
 
-// The parts. A block's are at the cursor of its last event, the index first, so that a
+// The parts. A block's are at the cursor of its last event, the head first, so that a
 // seek finds it; the state is behind everything else.
 const (
 	partFresh = 'f'
+	partHead  = 'h'
 	partIndex = 'i'
 	partState = '~'
 )
@@ -166,7 +176,7 @@ func openStore(fs vfs.FS, dir string, log *slog.Logger, tableBytes int, readOnly
 	}
 	s := &store{db: db, dir: dir, fault: logger.fault, tableBytes: tableBytes}
 	err = s.checkFormat()
-	if errors.Is(err, errEmpty) && !readOnly {
+	if !readOnly && (errors.Is(err, errEmpty) || err == nil && s.format < formatByte) {
 		err = s.writeFormat()
 	}
 	if err != nil {
@@ -200,12 +210,13 @@ func (s *store) checkFormat() error {
 	switch {
 	case err != nil:
 		return err
-	case len(v) == 1 && v[0] == formatByte:
+	case len(v) == 1 && oldestFormat <= v[0] && v[0] <= formatByte:
+		s.format = v[0]
 		return nil
 	case len(v) == 1 && v[0] > formatByte:
 		return fmt.Errorf("the store was written by a newer Slipstream (format %d, this one reads %d): upgrade, or give it another data directory", v[0], formatByte)
 	case v != nil:
-		return fmt.Errorf("the store was written by an older Slipstream (format %x, this one reads %d): give it another data directory", v, formatByte)
+		return fmt.Errorf("the store was written by an older Slipstream (format %x, this one reads %d and later): give it another data directory", v, oldestFormat)
 	}
 	it, err := s.db.NewIter(nil)
 	if err != nil {
@@ -229,6 +240,7 @@ func (s *store) writeFormat() error {
 	if err := s.db.Compact(context.Background(), keyFormat, append(keyFormat[:len(keyFormat):len(keyFormat)], 0), false); err != nil {
 		return fmt.Errorf("write store: %w", err)
 	}
+	s.format = formatByte
 	return nil
 }
 
@@ -302,20 +314,23 @@ func parseFresh(v []byte) (*Chunk, state, error) {
 	return c, s, nil
 }
 
-// blockKeys is what the keys of a block are counted as: at least two, each with what Pebble
-// adds.
+// blockKeys is what the keys of a block are counted as, with what Pebble adds.
 const blockKeys = 2 * (keyLen + 8)
 
-// block adds a chunk as readers find it, and returns how many bytes it takes. before is
-// how much all blocks before it took.
-func (w batch) block(c *Chunk, before totals) (after totals) {
-	stored := blockKeys + len(c.index) + len(c.packed) + c.Size(Zstd) + c.Size(Extra)
+// block adds a chunk as readers find it. before is how much all blocks before it took.
+func (w batch) block(c *Chunk, before totals) (after totals, err error) {
+	head, index, err := w.store.excerpter.split(c)
+	if err != nil {
+		return before, err
+	}
+	stored := blockKeys + len(head) + len(index) + len(c.packed) + c.Size(Zstd) + c.Size(Extra)
 	after = totals{before.bytes + int64(stored), before.events + int64(len(c.Entries))}
-	binary.LittleEndian.PutUint32(c.index[offStored:], uint32(stored))
-	binary.LittleEndian.PutUint64(c.index[offTotalBytes:], uint64(after.bytes))
-	binary.LittleEndian.PutUint64(c.index[offTotalEvents:], uint64(after.events))
+	binary.LittleEndian.PutUint32(head[offStored:], uint32(stored))
+	binary.LittleEndian.PutUint64(head[offTotalBytes:], uint64(after.bytes))
+	binary.LittleEndian.PutUint64(head[offTotalEvents:], uint64(after.events))
 	last := c.Last()
-	w.b.Set(key(last, partIndex), c.index, nil)
+	w.b.Set(key(last, partHead), head, nil)
+	w.b.Set(key(last, partIndex), index, nil)
 	for f, part := range partOf {
 		p := c.payload[f]
 		if Form(f) == JSON {
@@ -325,7 +340,7 @@ func (w batch) block(c *Chunk, before totals) (after totals) {
 			w.b.Set(key(last, part), p, nil)
 		}
 	}
-	return after
+	return after, nil
 }
 
 // merged removes fresh records, which a block has taken the place of. Each was written
@@ -429,14 +444,10 @@ func (s *store) ending() (e ending, err error) {
 	if err := closeIter(it); err != nil || e.blocks == 0 {
 		return e, err
 	}
-	c, err := s.block(e.blocks)
-	if err == nil && c == nil {
-		err = fmt.Errorf("chunk %d: has no index", e.blocks)
+	summary, err := s.first(e.blocks - 1)
+	if err == nil && summary.Last != e.blocks {
+		err = fmt.Errorf("chunk %d: %w", e.blocks, errNoIndex)
 	}
-	if err != nil {
-		return e, err
-	}
-	summary, err := parseSummary(c.index)
 	e.totals = totals{summary.totalBytes, summary.totalEvents}
 	return e, err
 }
@@ -457,31 +468,55 @@ func closeIter(it *pebble.Iterator) error {
 	return nil
 }
 
-// parseBlock parses the index of the block whose last event is given. It has no payloads
-// yet.
-func parseBlock(last event.Cursor, v []byte) (*Chunk, error) {
-	c, err := parseIndex(bytes.Clone(v))
-	if err == nil && c.Last() != last {
-		err = fmt.Errorf("its index ends at %d", c.Last())
+// front returns a copy of the front of a block's index, of the head that was summed up; nil if it
+// has none, for then it is of format 3 and its index whole.
+func (s *Summary) front(head []byte) []byte {
+	if head == nil {
+		return nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("chunk %d: %w", last, err)
-	}
-	return c, nil
+	front := bytes.Clone(head[:len(head)-len(s.rest)])
+	binary.LittleEndian.PutUint32(front[offExcerpt:], 0)
+	return front
 }
 
-// block returns the block whose last event is given, or nil if there is none.
-func (s *store) block(last event.Cursor) (*Chunk, error) {
-	v, err := s.get(key(last, partIndex))
-	if err != nil || v == nil {
+// block returns the block whose last event is given, or nil if there is none. It has no
+// payloads yet.
+func (s *store) block(last event.Cursor) (c *Chunk, err error) {
+	err = s.each(last-1, func(b *found) (bool, error) {
+		if b.Last == last {
+			c, err = b.chunk()
+		}
+		return false, err
+	})
+	return c, err
+}
+
+// found is a block as each comes upon it.
+type found struct {
+	Summary
+	head []byte // nil: of format 3
+	at   *pebble.Iterator
+}
+
+// chunk reads the rest of the block's index, and takes the head away. The chunk has no payloads
+// yet.
+func (b *found) chunk() (*Chunk, error) {
+	front := b.front(b.head)
+	if front != nil && (!b.at.Next() || keyCursor(b.at.Key()) != b.Last || keyPart(b.at.Key()) != partIndex) {
+		return nil, cmp.Or(b.at.Error(), errNoIndex)
+	}
+	index, err := b.at.ValueAndErr()
+	if err != nil {
 		return nil, err
 	}
-	return parseBlock(last, v)
+	return parseIndex(slices.Concat(front, index))
 }
 
-// each calls visit with the summary and the index of each block, from the first that has an
-// event after the given position, until it returns false.
-func (s *store) each(after event.Cursor, visit func(sum *Summary, index []byte) (more bool, err error)) error {
+var errNoIndex = errors.New("has no index")
+
+// each calls visit with each block, from the first that has an event after the given position,
+// until it returns false. What visit is given is good until it returns.
+func (s *store) each(after event.Cursor, visit func(b *found) (more bool, err error)) error {
 	it, err := s.events(after+1, math.MaxInt64)
 	if err != nil {
 		return err
@@ -490,28 +525,31 @@ func (s *store) each(after event.Cursor, visit func(sum *Summary, index []byte) 
 	// read a payload. With a limit, of whatever, it does not.
 	end := position(math.MaxInt64)
 	for ok := it.First(); ok; {
-		last := keyCursor(it.Key())
-		switch keyPart(it.Key()) {
+		last, part := keyCursor(it.Key()), keyPart(it.Key())
+		switch part {
 		case partState:
 			ok = it.Next()
 			continue
 		case partFresh:
 			return closeIter(it) // from here on everything is in memory
 		}
+		b := found{at: it}
 		v, err := it.ValueAndErr()
-		if err == nil && keyPart(it.Key()) != partIndex {
-			err = errors.New("has no index")
+		if err == nil && part != partHead && part != partIndex {
+			err = errNoIndex
 		}
-		var sum Summary
 		if err == nil {
-			sum, err = parseSummary(v)
+			b.Summary, err = parseSummary(v)
 		}
-		if err == nil && sum.Last != last {
-			err = fmt.Errorf("its index ends at %d", sum.Last)
+		if err == nil && b.Last != last {
+			err = fmt.Errorf("its index ends at %d", b.Last)
+		}
+		if part == partHead {
+			b.head = v
 		}
 		more := false
 		if err == nil {
-			more, err = visit(&sum, v)
+			more, err = visit(&b)
 		}
 		if err != nil {
 			return errors.Join(fmt.Errorf("chunk %d: %w", last, err), it.Close())
@@ -525,31 +563,47 @@ func (s *store) each(after event.Cursor, visit func(sum *Summary, index []byte) 
 const skipBlocks = 64
 
 // read returns up to limit bytes of consecutive blocks, but at least one, from the first
-// that has an event after the given position and is not passed over. They have no payloads
+// that has an event after the given position and is not passed over. Whole ones have no payloads
 // yet. passed is the last event of those that were passed over before them, or after.
-func (s *store) read(after event.Cursor, limit int, skip func(*Summary) bool) (blocks []*Chunk, passed event.Cursor, err error) {
+func (s *store) read(after event.Cursor, limit int, need func(*Summary) Need) (blocks []*Chunk, passed event.Cursor, err error) {
 	passed = after
 	size, skipped := 0, 0
 	before := event.Cursor(0) // what was read last ends here
-	err = s.each(after, func(sum *Summary, index []byte) (bool, error) {
-		if sum.Prev > max(before, after) {
-			return false, gap(s.dir, max(before, after), sum.Prev)
+	err = s.each(after, func(b *found) (bool, error) {
+		if b.Prev > max(before, after) {
+			return false, gap(s.dir, max(before, after), b.Prev)
 		}
-		before = sum.Last
-		if skip != nil && skip(sum) {
+		before = b.Last
+		n := Everything
+		if need != nil {
+			n = need(&b.Summary)
+		}
+		if n == Excerpt && !b.HasExcerpt() {
+			n = Everything
+		}
+		switch n {
+		case Nothing:
 			if len(blocks) > 0 {
 				return false, nil
 			}
-			passed = sum.Last
+			passed = b.Last
 			skipped++
 			return skipped < skipBlocks, nil
+		case Excerpt:
+			c, err := parseExcerpt(bytes.Clone(b.head))
+			if err != nil {
+				return false, err
+			}
+			blocks = append(blocks, c)
+			size += len(b.head)
+		default:
+			c, err := b.chunk()
+			if err != nil {
+				return false, err
+			}
+			blocks = append(blocks, c)
+			size += c.Size(JSON)
 		}
-		c, err := parseIndex(bytes.Clone(index))
-		if err != nil {
-			return false, err
-		}
-		blocks = append(blocks, c)
-		size += c.Size(JSON)
 		return size < limit, nil
 	})
 	if len(blocks) > 0 || passed > after {
@@ -561,8 +615,8 @@ func (s *store) read(after event.Cursor, limit int, skip func(*Summary) bool) (b
 // first returns the summary of the first block with an event after the given position; its
 // Last is 0 if there is none.
 func (s *store) first(after event.Cursor) (first Summary, err error) {
-	err = s.each(after, func(sum *Summary, _ []byte) (bool, error) {
-		first = *sum
+	err = s.each(after, func(b *found) (bool, error) {
+		first = b.Summary
 		first.hashes, first.collections, first.rest = nil, nil, nil // Pebble's memory
 		return false, nil
 	})

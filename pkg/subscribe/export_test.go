@@ -149,6 +149,9 @@ func (p *Puller) Owes() bool { return len(p.s.tail) > 0 }
 // At returns the position.
 func (p *Puller) At() event.Cursor { return p.s.at }
 
+// InExcerpt reports whether it is in the middle of one.
+func (p *Puller) InExcerpt() bool { return p.w.chunk != nil && p.w.chunk.IsExcerpt() }
+
 // Update applies an options_update.
 func (p *Puller) Update(message string) {
 	f, err := parseUpdate([]byte(message))

@@ -165,34 +165,34 @@ func payloadSize(c *eventlog.Chunk, i int) int {
 	return event.PayloadLen(int(e.End[eventlog.JSON] - c.Start(i, eventlog.JSON)))
 }
 
-// skip returns which chunks on disk need not be read for the filter; nil: it takes them all.
-func (f *Filter) skip() func(*eventlog.Summary) bool {
-	if f.anyCollection() && f.dids == nil && f.kinds.has(event.KindCommit) {
-		return nil
-	}
-	return func(s *eventlog.Summary) bool { return !f.mayWant(s) }
+// takesAll reports whether there is hardly a chunk that has nothing for the filter.
+func (f *Filter) takesAll() bool {
+	return f.anyCollection() && f.dids == nil && f.kinds.has(event.KindCommit)
 }
 
-// mayWant reports whether there may be an event for the filter in the chunk that is summed
-// up: a chunk on disk for which there is none is passed over unread.
-func (f *Filter) mayWant(s *eventlog.Summary) bool {
+// need returns how much the filter needs of the chunk that is summed up: a chunk on disk that
+// has nothing for it is passed over unread.
+func (f *Filter) need(s *eventlog.Summary) eventlog.Need {
 	if f.dids != nil && !s.HasAny(f.hashes) {
-		return false
+		return eventlog.Nothing
 	}
+	some := false
 	for kind, n := range s.Kinds {
-		if n > 0 && event.Kind(kind) != event.KindCommit && f.kinds.has(event.Kind(kind)) {
-			return true // those are wanted whatever the collections
-		}
+		// What is no commit is wanted whatever the collections.
+		some = some || n > 0 && event.Kind(kind) != event.KindCommit && f.kinds.has(event.Kind(kind))
 	}
-	if s.Kinds[event.KindCommit] == 0 || f.anyCollection() {
-		return s.Kinds[event.KindCommit] > 0 && f.kinds.has(event.KindCommit)
-	}
-	for name := range s.Collections {
+	for name, excerpted := range s.Collections {
 		if f.wantsCollection(string(name)) {
-			return true
+			if !excerpted {
+				return eventlog.Everything
+			}
+			some = true
 		}
 	}
-	return false
+	if some {
+		return eventlog.Excerpt
+	}
+	return eventlog.Nothing
 }
 
 // matcher is a filter looked up in one chunk's tables of collections and DIDs. It belongs to

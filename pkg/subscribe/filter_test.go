@@ -3,6 +3,7 @@ package subscribe_test
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -186,8 +187,12 @@ func TestGather(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(seed), 1))
 			// A small window and cache: most of it comes from disk.
-			w := newWorld(t, func(s *settings) { s.log.WindowBytes, s.log.CacheBytes = 100<<10, 100<<10 })
+			w := newWorld(t, func(s *settings) {
+				s.log.WindowBytes, s.log.CacheBytes, s.log.BlockEvents = 100<<10, 100<<10, 20+100*(seed%2)
+			})
 			f := w.feed
+			// For blocks to have excerpts, nearly all are posts: so many of a hundred commits.
+			usual := rng.IntN(2) * (90 + rng.IntN(10))
 			collections := []string{"app.bsky.feed.post", "app.bsky.feed.like", "app.bsky.feedx.y", "app.bsky.graph.follow", "com.example.a.b"}
 			dids := []string{"did:plc:a", "did:plc:b", "did:plc:c", "did:web:d.example"}
 			grow := func() {
@@ -199,10 +204,13 @@ func TestGather(t *testing.T) {
 					case 1, 2, 3, 4:
 						text = strings.Repeat("z", rng.IntN(80<<10))
 					}
-					kind := [...]event.Kind{event.KindIdentity, event.KindAccount, event.KindSync, event.KindSync, event.KindCommit}[min(rng.IntN(12), 4)]
+					kind := [...]event.Kind{event.KindIdentity, event.KindAccount, event.KindSync, event.KindSync, event.KindCommit}[min(rng.IntN(12+3*usual), 4)]
 					collection := ""
 					if kind == event.KindCommit {
 						collection = collections[rng.IntN(len(collections))]
+						if rng.IntN(100) < usual {
+							collection = collections[0]
+						}
 					}
 					f.add(kind, dids[rng.IntN(len(dids))], collection, text)
 				}
@@ -247,7 +255,7 @@ func TestGather(t *testing.T) {
 				}
 				rate := 0.0
 				if rng.IntN(3) == 0 {
-					rate = 0.5 + 500*rng.Float64()
+					rate = 0.5 * math.Pow(1000, rng.Float64())
 				}
 				p := w.srv.NewPuller(query, rate, v2)
 				var got []string
@@ -366,34 +374,74 @@ func TestSparseFilterFindsItsEvent(t *testing.T) {
 	}
 }
 
-// TestThinFilterHoldsLittle: a write of few bytes must not keep many payloads alive. What is
-// wanted of the JSON on disk is made for the write; of the compressed form all is held.
+// TestThinFilterHoldsLittle: a write of few bytes must not keep many payloads alive, nor many
+// excerpts.
 func TestThinFilterHoldsLittle(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.log.WindowBytes, s.log.CacheBytes = 64<<10, 64<<10 })
-	for range 20 {
+	for range 40 {
 		w.feed.post(2000) // some 150 KB
 		w.feed.add(event.KindCommit, "did:plc:rare", "com.example.rare", "")
 		w.feed.commit()
 	}
-	p := w.srv.NewPuller("cursor=1&compress=true&wantedCollections=com.example.rare", 0, false)
-	chunk := 0
-	for c, at := (*eventlog.Chunk)(nil), event.Cursor(0); c == nil; at = c.Last() {
-		var err error
-		if c, _, err = w.log.Next(at); err != nil {
-			t.Fatal(err)
+	for query, need := range map[string]eventlog.Need{"wantedDids=did:plc:rare": eventlog.Everything, "wantedCollections=com.example.rare": eventlog.Excerpt} {
+		p := w.srv.NewPuller("cursor=1&compress=true&"+query, 0, false)
+		chunk := 0
+		for c, at := (*eventlog.Chunk)(nil), event.Cursor(0); c == nil; at = c.Last() {
+			var err error
+			if c, _, _, err = w.log.NextUnless(at, func(*eventlog.Summary) eventlog.Need { return need }); err != nil {
+				t.Fatal(err)
+			}
+			chunk = c.Size(eventlog.Zstd)
+			if got := c.IsExcerpt(); got != (need == eventlog.Excerpt) {
+				t.Fatalf("%s: an excerpt %v", query, got)
+			}
 		}
-		chunk = c.Size(eventlog.Zstd)
+		total := 0
+		for total < 40 {
+			_, runs, _, err := p.Pull(everything)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := runs * chunk; runs == 0 || runs > 16 || got > 1<<20+2*chunk {
+				t.Fatalf("%s: a write holds %d payloads of %d bytes", query, runs, chunk)
+			}
+			total += runs
+		}
 	}
-	total := 0
-	for total < 20 {
-		_, runs, _, err := p.Pull(everything)
-		if err != nil {
-			t.Fatal(err)
+}
+
+// TestExcerptOfAnotherFilter: an excerpt is only good for the filter that it was read for.
+func TestExcerptOfAnotherFilter(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.log.WindowBytes = 64 << 10 })
+	for i := range 300 {
+		w.feed.post(1)
+		if i%100 == 50 {
+			w.feed.add(event.KindCommit, "did:plc:rare", "com.example.rare", "")
 		}
-		if got := runs * chunk; runs == 0 || got > 1<<20+2*chunk {
-			t.Fatalf("a write holds %d payloads of %d bytes", runs, chunk)
+	}
+	w.feed.commit()
+	w.feed.posts(1000, 200)
+	p := w.srv.NewPuller("cursor=1&wantedCollections=com.example.rare", 1, false) // one at a time
+	pull := func(n int) (got []string) {
+		for len(got) < n {
+			bytes, _, _, err := p.Pull(everything)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range frames(t, bytes) {
+				got = append(got, string(f))
+			}
 		}
-		total += runs
+		return got
+	}
+	if got := pull(1)[0]; !p.InExcerpt() || got != w.feed.all[51].payload {
+		t.Fatalf("of an excerpt %v, got %s", p.InExcerpt(), got)
+	}
+	p.Update(plain{}.update())
+	for i, got := range pull(100) {
+		if want := w.feed.all[52+i].payload; got != want {
+			t.Fatalf("event %d after the change: got %s, want %s", i, got, want)
+		}
 	}
 }
 

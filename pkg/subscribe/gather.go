@@ -108,6 +108,8 @@ const (
 	// scanEvents is how many unwanted events may be passed before control frames, and others,
 	// get their turn: some 0.2 ms.
 	scanEvents = 10_000
+	// excerptScan is how many events take as long to pass as an excerpt to be read.
+	excerptScan = 1000
 	// pinBytes bounds the payloads that a write keeps in memory, of which a thin filter wants
 	// next to nothing.
 	pinBytes = 1 << 20
@@ -133,12 +135,16 @@ func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error)
 		w.at, w.from = s.at, s.from
 	}
 	for scanned := 0; w.size < writeBytes && quota > 0 && scanned < scanEvents && w.pinned < pinBytes && len(w.runs) < writeRuns; {
+		f := s.filter.Load()
+		if w.chunk != nil && w.chunk.IsExcerpt() && f != w.matcher.filter {
+			w.leave() // it has what another filter wants
+		}
 		if w.chunk == nil {
 			if !w.turn && !s.srv.cfg.Log.InMemory(w.from) {
 				return 0, false, w.unless(errBehind)
 			}
 			var grown <-chan struct{}
-			w.chunk, w.from, grown, err = s.srv.cfg.Log.NextUnless(w.from, s.filter.Load().skip())
+			w.chunk, w.from, grown, err = s.srv.cfg.Log.NextUnless(w.from, s.need(f))
 			if w.follow(s, err) {
 				continue
 			}
@@ -150,9 +156,12 @@ func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error)
 				return 0, grown != nil, nil
 			}
 			w.next = w.chunk.After(w.at)
+			if w.chunk.IsExcerpt() {
+				scanned += excerptScan
+			}
 		}
 		c := w.chunk
-		if f := s.filter.Load(); f != w.matcher.filter {
+		if f != w.matcher.filter {
 			w.matcher.reset(f, c)
 			if w.part {
 				w.unload()
@@ -166,6 +175,9 @@ func (w *writer) gather(s *subscriber) (wait time.Duration, end bool, err error)
 		for w.next < len(c.Entries) && !w.matcher.wants(w.next) {
 			w.next++
 			scanned++
+		}
+		if w.next > 0 {
+			w.at = max(w.at, c.Entries[w.next-1].Cursor) // judged, and not again by another filter
 		}
 		if w.next == len(c.Entries) {
 			w.pass()
@@ -374,14 +386,32 @@ func (w *writer) load(s *subscriber) (err error) {
 	return err
 }
 
+// need returns how much of a chunk on disk is needed for a filter; nil: everything of all.
+func (s *subscriber) need(f *Filter) func(*eventlog.Summary) eventlog.Need {
+	if f.takesAll() {
+		return nil
+	}
+	return func(sum *eventlog.Summary) eventlog.Need {
+		n := f.need(sum)
+		if n == eventlog.Excerpt && !s.srv.cfg.Dictionaries.Decompressor().Knows(sum.Dictionary) {
+			return eventlog.Everything // of an excerpt the JSON is made of the compressed form
+		}
+		return n
+	}
+}
+
 // fewShare is which part of a block's events are few. Unpacking all its JSON costs as much
 // as decompressing a third of its events one by one; but it is kept for others.
 const fewShare = 8
 
 // few reports whether so little of what is left of the current chunk is wanted that it is
-// better taken out, and made of its compressed form, than loaded with all the rest.
+// better taken out, and made of its compressed form, than loaded with all the rest; an excerpt
+// has no other.
 func (w *writer) few(s *subscriber) bool {
 	c, log := w.chunk, s.srv.cfg.Log
+	if c.IsExcerpt() {
+		return true
+	}
 	if w.matcher.all || c.Resident() || c.Size(eventlog.Zstd) == 0 || !s.srv.cfg.Dictionaries.Decompressor().Knows(c.Dictionary) {
 		return false
 	}

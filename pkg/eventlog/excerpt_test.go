@@ -1,0 +1,208 @@
+package eventlog_test
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"slipstream/pkg/event"
+	"slipstream/pkg/eventlog"
+)
+
+// checkExcerpts reads the log as one who wants what excerpts have, and holds each against the
+// rows of its block. It returns how many there were.
+func (h *harness) checkExcerpts() int {
+	h.t.Helper()
+	var all []*eventlog.Chunk
+	type block struct {
+		last event.Cursor
+		name string
+	}
+	has := map[block]bool{}
+	for after := event.Cursor(0); after < h.last; {
+		c, _, _, err := h.log.NextUnless(after, func(s *eventlog.Summary) eventlog.Need {
+			for name, excerpted := range s.Collections {
+				has[block{s.Last, string(name)}] = excerpted
+			}
+			return eventlog.Excerpt
+		})
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if c.IsExcerpt() {
+			all = append(all, c)
+			var want []row
+			for _, r := range h.rows {
+				if r.cursor > after && r.cursor <= c.Last() && (r.kind != event.KindCommit || has[block{c.Last(), r.collection}]) {
+					want = append(want, r)
+				}
+			}
+			for i := range c.Entries {
+				if n := int(c.Entries[i].End[eventlog.JSON] - c.Start(i, eventlog.JSON)); n != len(want[i].json) {
+					h.t.Fatalf("the JSON of event %d has %d bytes, want %d", i, n, len(want[i].json))
+				}
+			}
+			for _, f := range []eventlog.Form{eventlog.Zstd, eventlog.Extra} {
+				p, err := h.log.Payload(c, f)
+				if err != nil {
+					h.t.Fatal(err)
+				}
+				h.compare(rowsOf(c, f, p, after), want, f)
+			}
+			if _, err := h.log.Payload(c, eventlog.JSON); err == nil || h.log.Loaded(c, eventlog.JSON) {
+				h.t.Fatal("an excerpt has JSON")
+			}
+		}
+		after = c.Last()
+	}
+	// The next readers want nothing of the same blocks, and everything.
+	for _, c := range all {
+		_, passed, _, err := h.log.NextUnless(c.Prev, func(*eventlog.Summary) eventlog.Need { return eventlog.Nothing })
+		if err != nil || passed < c.Last() {
+			h.t.Fatalf("passed to %d, want %d at least: %v", passed, c.Last(), err)
+		}
+	}
+	for _, c := range all {
+		whole, _, err := h.log.Next(c.Prev)
+		if err != nil || whole.IsExcerpt() || whole.Last() != c.Last() || whole.Prev != c.Prev {
+			h.t.Fatalf("the block is %+v, %v", whole, err)
+		}
+		if n := c.Size(eventlog.Zstd) + c.Size(eventlog.Extra); n > whole.Size(eventlog.Zstd)/16 {
+			h.t.Fatalf("an excerpt of %d bytes, of %d", n, whole.Size(eventlog.Zstd))
+		}
+	}
+	return len(all)
+}
+
+func TestExcerpt(t *testing.T) {
+	for _, cache := range []int64{1, 1 << 30} {
+		h := newHarness(t, eventlog.Config{WindowBytes: 1, CacheBytes: cache})
+		for range 60 {
+			h.append(1 + h.rng.IntN(30))
+		}
+		h.append(70, 90)
+		if n := h.checkExcerpts(); n < 5 {
+			t.Errorf("%d excerpts", n)
+		}
+		h.reopen()
+		h.checkExcerpts()
+	}
+}
+
+// What a daemon of the format before this one has written is kept: read, verified, and followed
+// by blocks of this one.
+func TestFormat3(t *testing.T) {
+	h := newHarness(t, eventlog.Config{WindowBytes: 1})
+	for range 12 { // as the files were made
+		h.append(7)
+	}
+	h.append(50, 3)
+	h.append(2)
+	if err := h.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fs := vfs.NewMem()
+	if _, err := vfs.Clone(vfs.Default, fs, "testdata/format3", "log"); err != nil {
+		t.Fatal(err)
+	}
+	h.cfg.FS, h.cfg.Dir = fs, "log"
+	format := func(want int) {
+		t.Helper()
+		r, err := eventlog.OpenReader(fs, "log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if got := r.Format(); got != want {
+			t.Errorf("format %d, want %d", got, want)
+		}
+	}
+	h.verify("log")
+	format(3)
+	h.open()
+	h.check()
+	if n := h.checkExcerpts(); n != 0 {
+		t.Errorf("%d excerpts of blocks that have none", n)
+	}
+	for range 40 {
+		h.append(7)
+	}
+	if err := h.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.verify("log")
+	format(4)
+	h.open()
+	if h.checkExcerpts() == 0 {
+		t.Error("no excerpt")
+	}
+	h.check()
+}
+
+// TestVerifyLooksIntoHeads: what no checksum tells, since it was written so.
+func TestVerifyLooksIntoHeads(t *testing.T) {
+	h := newHarness(t, eventlog.Config{})
+	h.append(100, 100)
+	if err := h.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(head []byte) []byte
+		want   string
+	}{
+		{"a bit of a payload", func(b []byte) []byte { b[len(b)-1] ^= 1; return b }, "not what the block's payloads have"},
+		{"cut", func(b []byte) []byte { return b[:len(b)-1] }, "not what the block's payloads have"},
+		{"an excerpt that is none", func(b []byte) []byte { copy(b[76:80], "\x00\x00\x00\x00"); return b }, "its head is longer than it says"},
+		{"a longer index than there is", func(b []byte) []byte { copy(b[76:80], "\xff\xff\xff\x00"); return b }, "damaged chunk index: excerpt"},
+		{"gone", func([]byte) []byte { return nil }, "no header"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fs := vfs.NewMem()
+			if _, err := vfs.Clone(h.cfg.FS, fs, "log", "log"); err != nil {
+				t.Fatal(err)
+			}
+			db, err := pebble.Open("log", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatNewest, Logger: quiet{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			it, err := db.NewIter(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for it.First(); !strings.HasSuffix(string(it.Key()), "h") || it.Key()[0] != 'e'; {
+				if !it.Next() {
+					t.Fatal("there is no head")
+				}
+			}
+			key, head := slices.Clone(it.Key()), bytes.Clone(it.Value())
+			if err := it.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if changed := c.change(head); changed == nil {
+				err = db.Delete(key, pebble.Sync)
+			} else {
+				err = db.Set(key, changed, pebble.Sync)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			r, err := eventlog.OpenReader(fs, "log")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			err = r.Verify(func(*eventlog.Chunk, []byte, []byte, []byte) error { return nil }, func(float64) {})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}

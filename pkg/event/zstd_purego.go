@@ -35,3 +35,17 @@ var blockEncoder = sync.OnceValue(func() *zstd.Encoder {
 })
 
 func packBlock(dst, src []byte) []byte { return blockEncoder().EncodeAll(src, dst) }
+
+// blockDecoder is shared by all: DecodeAll may be called concurrently, and its decoders
+// are few and small.
+var blockDecoder = sync.OnceValue(func() *zstd.Decoder {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0))
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return d
+})
+
+func unpackBlock(dst, packed []byte, _ int) ([]byte, error) {
+	return blockDecoder().DecodeAll(packed, dst)
+}

@@ -480,7 +480,7 @@ func (l *Log) Next(after event.Cursor) (*Chunk, <-chan struct{}, error) {
 // neither a chunk nor a channel the reader goes on from passed, where everything up to it has
 // been.
 func (l *Log) NextUnless(after event.Cursor, need func(*Summary) Need) (c *Chunk, passed event.Cursor, grown <-chan struct{}, err error) {
-	for {
+	for skipped := 0; ; {
 		w := l.current.Load()
 		if after < l.Trimmed() {
 			return nil, after, nil, ErrTrimmed
@@ -496,7 +496,11 @@ func (l *Log) NextUnless(after event.Cursor, need func(*Summary) Need) (c *Chunk
 			if x, ok := l.cache.get(cacheKey{whatExcerpt, after, 0}).(*Chunk); ok {
 				switch need(x.of) {
 				case Nothing:
-					return nil, x.Last(), nil, nil
+					after = x.Last()
+					if skipped++; skipped == skipBlocks {
+						return nil, after, nil, nil
+					}
+					continue
 				case Excerpt:
 					return x, after, nil, nil
 				}

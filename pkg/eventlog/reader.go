@@ -123,7 +123,10 @@ func (r *Reader) Verify(check func(c *Chunk, json, zstd, extra []byte) error, pr
 				progress(min(1, float64(v.last-v.first)/max(1, float64(r.end.last-v.first))))
 			}
 		}
-		return it.Error()
+		if err := it.Error(); err != nil {
+			return fmt.Errorf("read store: %w", err)
+		}
+		return v.flush()
 	}()
 	if err := errors.Join(err, closeIter(it)); err != nil {
 		err = explain(r.store.dir, err)
@@ -131,15 +134,12 @@ func (r *Reader) Verify(check func(c *Chunk, json, zstd, extra []byte) error, pr
 			// Whoever is told this has asked what can be read.
 			last := v.last
 			if v.block != nil {
-				last = v.block.Prev // of the block not everything has been read
+				last = v.block.Prev // of the block not everything has been read, or it is not as it should be
 			}
 			d.text += fmt.Sprintf("; everything up to event %d (%s) can be read", last, stamp(last))
 			d.advice = startAnew
 			err = d
 		}
-		return err
-	}
-	if err := v.flush(); err != nil {
 		return err
 	}
 	if v.last != r.end.last {
@@ -289,7 +289,6 @@ func (v *verifier) follows(c *Chunk, at event.Cursor) error {
 // complete is called when all of a block has been read.
 func (v *verifier) complete() error {
 	c := v.block
-	v.block = nil
 	fault := func(format string, args ...any) error {
 		return fmt.Errorf("chunk %d: %w", c.Last(), fmt.Errorf(format, args...))
 	}
@@ -310,6 +309,7 @@ func (v *verifier) complete() error {
 		return fault("it takes %d bytes, %d and %d events with all before it; its index says %d, %d and %d",
 			v.bytes, v.totals.bytes, v.totals.events, v.summary.stored, v.summary.totalBytes, v.summary.totalEvents)
 	}
+	v.block = nil
 	return v.add(c)
 }
 

@@ -26,7 +26,7 @@ type store struct {
 	fault  chan error // receives the first fault that Pebble calls fatal
 
 	tableBytes int
-	// Owned by who appends:
+	// Owned by who writes (Log.writing):
 	unflushed int // bytes written since the last flush
 	excerpter excerpter
 }

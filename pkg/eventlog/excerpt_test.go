@@ -3,9 +3,12 @@ package eventlog_test
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -209,5 +212,104 @@ func TestVerifyLooksIntoHeads(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// countingFS counts what is read of tables, in bytes.
+type countingFS struct {
+	vfs.FS
+	read atomic.Int64
+}
+
+func (c *countingFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := c.FS.Open(name, opts...)
+	if err == nil && strings.HasSuffix(name, ".sst") {
+		f = countingFile{f, &c.read}
+	}
+	return f, err
+}
+
+type countingFile struct {
+	vfs.File
+	read *atomic.Int64
+}
+
+func (f countingFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	f.read.Add(int64(n))
+	return n, err
+}
+
+// TestReadsHeadsOnly: who needs nothing of blocks, or their excerpts, does not have Pebble read
+// their payloads on the way from one to the next.
+func TestReadsHeadsOnly(t *testing.T) {
+	fs := &countingFS{FS: vfs.NewMem()}
+	cfg := eventlog.Config{Dir: "log", FS: fs, WindowBytes: 1, CacheBytes: 1, Now: func() time.Time { return start.Time() }}
+	cfg.SetTableBytes(2 << 20)
+	log, err := eventlog.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const blocks, events = 40, 1000
+	rng := rand.New(rand.NewPCG(5, 6))
+	noise := make([]byte, 200)
+	var chunks []*eventlog.Chunk
+	last := event.Cursor(0)
+	for n := range blocks {
+		var b eventlog.Builder
+		var payload []byte
+		for i := range events {
+			for k := range noise {
+				noise[k] = byte(rng.Uint32())
+			}
+			payload = append(payload, noise...)
+			end, name := uint32(len(payload)), "app.test.usual"
+			if i%100 == 7 {
+				name = "app.test.rare"
+			}
+			b.Add(start+event.Cursor(n*events+i), event.KindCommit, fmt.Appendf(nil, "did:plc:%d", rng.IntN(1e6)), []byte(name), [3]uint32{end, end, 0})
+		}
+		c, err := b.Seal(last, 7, payload, payload, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = c.Last()
+		// Several at once, so that there are blocks without a state between them.
+		if chunks = append(chunks, c); len(chunks) == 4 {
+			if err := log.Append(t.Context(), chunks, nil); err != nil {
+				t.Fatal(err)
+			}
+			chunks = nil
+		}
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for need, most := range map[eventlog.Need]int64{eventlog.Nothing: 12 << 10, eventlog.Excerpt: 12 << 10, eventlog.Everything: 40 << 10} {
+		if log, err = eventlog.Open(cfg); err != nil {
+			t.Fatal(err)
+		}
+		before, excerpts := fs.read.Load(), 0
+		for after := event.Cursor(0); after < log.Last(); {
+			c, passed, _, err := log.NextUnless(after, func(*eventlog.Summary) eventlog.Need { return need })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after = passed; c != nil {
+				after = c.Last()
+				if c.IsExcerpt() {
+					excerpts++
+				}
+			}
+		}
+		if read := (fs.read.Load() - before) / blocks; read > most {
+			t.Errorf("need %d: %d bytes were read of each block, at most %d are expected", need, read, most)
+		}
+		if need == eventlog.Excerpt && excerpts < blocks-5 {
+			t.Errorf("%d excerpts", excerpts)
+		}
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package eventlog_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -147,6 +148,73 @@ func TestFormat3(t *testing.T) {
 	h.check()
 }
 
+// tamper changes a part of the block that is n-th in a store, which nobody has open; to nil: it
+// removes it.
+func tamper(t *testing.T, fs vfs.FS, n int, part byte, change func(value []byte) []byte) {
+	t.Helper()
+	db, err := pebble.Open("log", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatNewest, Logger: quiet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte("e")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ok := it.First(); ; ok = it.Next() {
+		if !ok {
+			t.Fatal("there is no such part")
+		}
+		if key := it.Key(); key[len(key)-1] == part {
+			if n--; n == 0 {
+				break
+			}
+		}
+	}
+	key, value := slices.Clone(it.Key()), change(bytes.Clone(it.Value()))
+	if err := it.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if value == nil {
+		err = db.Delete(key, pebble.Sync)
+	} else {
+		err = db.Set(key, value, pebble.Sync)
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDamageThatIsNotMet: who needs the head of a block only is not refused because another could
+// not read the rest.
+func TestDamageThatIsNotMet(t *testing.T) {
+	h := newHarness(t, eventlog.Config{WindowBytes: 1})
+	for range 6 {
+		h.append(400)
+	}
+	if err := h.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tamper(t, h.cfg.FS, 3, 'i', func(b []byte) []byte { return b[:len(b)/2] })
+	h.open()
+	at := event.Cursor(0)
+	var err error
+	for err == nil {
+		var c *eventlog.Chunk
+		if c, _, err = h.log.Next(at); err == nil {
+			at = c.Last()
+		}
+	}
+	if at != h.rows[799].cursor || !strings.Contains(err.Error(), "damaged") {
+		t.Fatalf("read to %d, then %v", at, err)
+	}
+	for need := eventlog.Nothing; need <= eventlog.Everything; need++ {
+		_, _, _, err := h.log.NextUnless(at, func(*eventlog.Summary) eventlog.Need { return need })
+		if (err != nil) != (need == eventlog.Everything) {
+			t.Errorf("need %d: %v", need, err)
+		}
+	}
+}
+
 // TestVerifyLooksIntoHeads: what no checksum tells, since it was written so.
 func TestVerifyLooksIntoHeads(t *testing.T) {
 	h := newHarness(t, eventlog.Config{})
@@ -170,34 +238,7 @@ func TestVerifyLooksIntoHeads(t *testing.T) {
 			if _, err := vfs.Clone(h.cfg.FS, fs, "log", "log"); err != nil {
 				t.Fatal(err)
 			}
-			db, err := pebble.Open("log", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatNewest, Logger: quiet{}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			it, err := db.NewIter(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for it.First(); !strings.HasSuffix(string(it.Key()), "h") || it.Key()[0] != 'e'; {
-				if !it.Next() {
-					t.Fatal("there is no head")
-				}
-			}
-			key, head := slices.Clone(it.Key()), bytes.Clone(it.Value())
-			if err := it.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if changed := c.change(head); changed == nil {
-				err = db.Delete(key, pebble.Sync)
-			} else {
-				err = db.Set(key, changed, pebble.Sync)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := db.Close(); err != nil {
-				t.Fatal(err)
-			}
+			tamper(t, fs, 1, 'h', c.change)
 			r, err := eventlog.OpenReader(fs, "log")
 			if err != nil {
 				t.Fatal(err)

@@ -506,6 +506,9 @@ func (l *Log) NextUnless(after event.Cursor, need func(*Summary) Need) (c *Chunk
 				}
 			}
 		}
+		if need != nil {
+			place.what = whatExcerpt // what others could not read may not be needed
+		}
 		if err := l.damage.at(place); err != nil {
 			return nil, after, nil, err
 		}

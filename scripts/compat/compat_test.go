@@ -559,7 +559,7 @@ func (tb *table) String() string {
 
 // compareReadme fails if the README has another table, unless something was left out.
 func (tb *table) compareReadme(t *testing.T) {
-	text, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func TestMetrics(t *testing.T) {
 	}
 	// Who reads of a metric finds it.
 	known := func(name string) bool { return bytes.Contains(scrape, []byte("# TYPE "+name+" ")) }
-	for _, file := range []string{"../../README.md", "alerts.yml", "grafana.json"} {
+	for _, file := range []string{"../../README.md", "../../cmd/slipstream/README.md", "README.md", "alerts.yml", "grafana.json"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

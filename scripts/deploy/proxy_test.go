@@ -65,7 +65,7 @@ func TestProxy(t *testing.T) {
 	if os.Getenv("SLIPSTREAM_DEPLOY_NAMESPACE") == "" {
 		needRoot(t, "for a network namespace, and nginx's directories")
 		need(t, "caddy", "nginx", "unshare", "ip")
-		setting := regexp.MustCompile(`net\.ipv4\.tcp_notsent_lowat=\d+`).FindString(replaced(t, "../../README.md"))
+		setting := regexp.MustCompile(`net\.ipv4\.tcp_notsent_lowat=\d+`).FindString(replaced(t, "README.md"))
 		script := `ip link set lo up && ip addr add ` + one + `/32 dev lo && ip addr add ` + other + `/32 dev lo && sysctl -qw ` + setting + ` && exec "$0" "$@"`
 		cmd := exec.Command("unshare", "--net", "sh", "-c", script, os.Args[0], "-test.run=^TestProxy$", "-test.v", "-test.timeout=5m", "-test.parallel=6")
 		cmd.Env = append(os.Environ(), "SLIPSTREAM_DEPLOY_NAMESPACE=1")

@@ -10,12 +10,16 @@ import (
 	"testing"
 )
 
-// readmeCode returns the lines of code in a section of the README.
+// readmeCode returns the lines of code in a section of this directory's README or, if it has none
+// such, of the project's.
 func readmeCode(t *testing.T, title string) (code []string) {
 	t.Helper()
-	_, section, found := strings.Cut(replaced(t, "../../README.md"), "\n## "+title+"\n")
+	_, section, found := strings.Cut(replaced(t, "README.md"), "\n## "+title+"\n")
 	if !found {
-		t.Fatalf("the README has no %q", title)
+		_, section, found = strings.Cut(replaced(t, "../../README.md"), "\n## "+title+"\n")
+	}
+	if !found {
+		t.Fatalf("no README has %q", title)
 	}
 	section, _, _ = strings.Cut(section, "\n## ")
 	for line := range strings.SplitSeq(section, "\n") {
@@ -37,6 +41,9 @@ func TestReadme(t *testing.T) {
 	makefile := replaced(t, "../../Makefile")
 	for _, title := range []string{"A $5 VPS in ten minutes", "Behind a proxy", "Watching it"} {
 		code := readmeCode(t, title)
+		if len(code) == 0 {
+			t.Errorf("%s: there is no code", title)
+		}
 		sh := exec.Command("sh", "-n")
 		sh.Stdin = strings.NewReader(strings.Join(code, "\n"))
 		if out, err := sh.CombinedOutput(); err != nil {

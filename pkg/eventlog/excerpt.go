@@ -20,7 +20,7 @@ import (
 // commit, or nothing is rare, has no excerpt, and its head ends where the summary does.
 
 // excerptShare is which part of a block's zstd payload an excerpt may repeat: 12 bytes an event
-// at most. The live network's rare collections are half of that.
+// at most, and half of that with the simulated relay's collections.
 const excerptShare = 16
 
 // Need is how much of a block a reader has a use for.

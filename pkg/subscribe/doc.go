@@ -50,7 +50,9 @@
 // role goes to a goroutine that lasts as long as that. What it has yet to write while it
 // waits for room comes out of a budget; when that is used up it keeps nothing but what is
 // left of one message, and looks the rest up again. To read from disk it takes one of a few
-// turns. So memory does not grow with how many are slow or replay. A subscriber at rest is
+// turns, and of what is there only as much as its filter needs (Filter.need): nothing of a
+// block, its excerpt, or all. An excerpt is good for the filter that it was read for, so that an
+// options update in the middle of one has the block read again. So memory does not grow with how many are slow or replay. A subscriber at rest is
 // one goroutine, which reads, and some 8 KB.
 //
 // The obvious way, a goroutine for each subscriber's writes that a channel wakes, costs as

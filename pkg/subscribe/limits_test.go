@@ -201,6 +201,7 @@ func TestTurns(t *testing.T) {
 	w.pingPong(hello)
 	hello.send(`{"type":"options_update"}`)
 	w.pingPong(hello)
+	w.begun() // the pong may have come a moment before
 	w.feed.posts(20, 10)
 	live.expect(w.feed.all[2000:])
 	hello.expect(w.feed.all[2000:])

@@ -493,7 +493,9 @@ func (l *Log) NextUnless(after event.Cursor, need func(*Summary) Need) (c *Chunk
 			return c.(*Chunk), after, nil, nil
 		}
 		if need != nil {
-			if x, ok := l.cache.get(cacheKey{whatExcerpt, after, 0}).(*Chunk); ok {
+			// Its damage is noted apart, too: what others could not read may not be needed.
+			place.what = whatExcerpt
+			if x, ok := l.cache.get(place).(*Chunk); ok {
 				switch need(x.of) {
 				case Nothing:
 					after = x.Last()
@@ -505,9 +507,6 @@ func (l *Log) NextUnless(after event.Cursor, need func(*Summary) Need) (c *Chunk
 					return x, after, nil, nil
 				}
 			}
-		}
-		if need != nil {
-			place.what = whatExcerpt // what others could not read may not be needed
 		}
 		if err := l.damage.at(place); err != nil {
 			return nil, after, nil, err
